@@ -1,0 +1,164 @@
+"""Kernels beside the floor of the machine they run on: microseconds, and how many times the floor.
+
+    python -m bench.kernels [--json] [--device cpu|cuda]
+
+The floor of a batch is the larger of operations / (multiply-adds a second of one core, measured here) and bytes /
+(copied bytes a second, measured here). ``--device cuda`` runs the same batches on the first GPU, transfers included,
+checks them against the CPU, and fails where they differ; without a GPU it prints the floors that are computed for
+three cards from published peaks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from bench._kernel_cases import CASES, Case
+from bench.rows import Row, report
+from mlsecd.kernels import select
+
+
+class Card(NamedTuple):
+    """Published peaks, as remembered; nothing here was measured or looked up."""
+
+    name: str
+    flops: float  # float32, a multiply-add counts as two
+    bandwidth: float  # bytes/s
+    processors: int
+    clock: float  # Hz, boost
+
+
+CARDS = (
+    Card("L4", 30.3e12, 300e9, 58, 2.04e9),
+    Card("A100", 19.5e12, 1555e9, 108, 1.41e9),
+    Card("H100", 67e12, 3350e9, 132, 1.98e9),
+)
+
+
+@njit(nogil=True, fastmath={"contract"})
+def _multiply_adds(values: Any, rounds: int) -> None:
+    """Eight chained multiply-adds a load: 16 vectors of eight hide their latency."""
+    a, b = np.float32(0.999), np.float32(0.001)
+    for _ in range(rounds):
+        for i in range(128):
+            x = values[i]
+            x = x * a + b
+            x = x * a + b
+            x = x * a + b
+            x = x * a + b
+            x = x * a + b
+            x = x * a + b
+            x = x * a + b
+            values[i] = x * a + b
+
+
+def best(times: int, run: Callable[[], Any], clock: Callable[[], float]) -> float:
+    """The fastest of some runs, after one that compiles."""
+    run()
+    taken = []
+    for _ in range(times):
+        began = clock()
+        run()
+        taken.append(clock() - began)
+    return min(taken)
+
+
+def ceilings() -> tuple[float, float]:
+    """Multiply-adds a second of one core, and bytes a second that it copies (read and written)."""
+    values = np.ones(128, np.float32)
+    rounds = 20_000
+    seconds = best(7, lambda: _multiply_adds(values, rounds), time.thread_time)
+    one, other = np.ones(8 << 20), np.ones(8 << 20)
+    copied = best(5, lambda: np.copyto(one, other), time.thread_time)
+    return rounds * 128 * 8 / seconds, 2 * one.nbytes / copied
+
+
+def on_cpu() -> Iterator[Row]:
+    kernels = select("cpu")
+    rate, bandwidth = ceilings()
+    yield Row("one core: multiply-adds", rate / 1e9, "G/s")
+    yield Row("one core: copy", bandwidth / 1e9, "GB/s")
+    for make in CASES:
+        for case in make():
+            seconds = best(5, lambda case=case: getattr(kernels, case.kernel)(*case.arguments), time.thread_time)
+            floor = max(case.operations / rate, case.moved / bandwidth)
+            yield Row(case.name, seconds / case.per * 1e6, f"us/{case.unit}", budget=case.budget)
+            yield Row(
+                f"  its floor {floor / case.per * 1e6:.4g} us", seconds / floor, "times", "floor", seconds / floor
+            )
+
+
+def card_floor(case: Case, card: Card) -> tuple[float, str]:
+    """Seconds, and what they are spent on: arithmetic, memory, or loads from shared memory (a warp's a clock)."""
+    return max(
+        (2 * case.operations / card.flops, "arithmetic"),
+        (case.moved / card.bandwidth, "memory"),
+        (case.loads / 32 / (card.processors * card.clock), "shared memory"),
+    )
+
+
+def computed() -> Iterator[Row]:
+    for make in CASES:
+        for case in make():
+            for card in CARDS:
+                seconds, what = card_floor(case, card)
+                yield Row(f"{case.name}, {card.name}, {what}", seconds * 1e6, "us/batch computed")
+
+
+def _copies(case: Case) -> list[Any]:
+    """Arguments of its own for each backend, since some are written to; a ring's mirror needs the ring itself."""
+    if case.kernel == "ring_nearest":
+        return list(case.arguments)
+    return [one.copy() if isinstance(one, np.ndarray) else one for one in case.arguments]
+
+
+def _differ(case: Case, gpu: Any, kernels: Any) -> str | None:
+    mine, its = _copies(case), _copies(case)
+    wanted, got = getattr(kernels, case.kernel)(*mine), getattr(gpu, case.kernel)(*its)
+    pairs = [*zip(mine, its, strict=True)]
+    if isinstance(wanted, tuple):
+        pairs += zip(wanted[: 1 if case.tolerance else None], got, strict=False)
+    elif wanted is not None:
+        pairs.append((wanted, got))
+    for one, other in pairs:
+        if isinstance(one, np.ndarray) and not np.allclose(one, other, rtol=case.tolerance, atol=case.tolerance):
+            return f"{case.name}: the GPU's answer is another than the CPU's"
+    return None
+
+
+def on_gpu() -> Iterator[Row]:
+    from mlsecd.kernels.cuda import Device, cuda, simulated  # noqa: PLC0415 - the extra mlsecd[cuda]
+    from mlsecd.kernels.cuda_backend import on  # noqa: PLC0415
+
+    if simulated() or not cuda.is_available():
+        print("no GPU: what follows is computed from published peaks, not measured", file=sys.stderr)
+        yield from computed()
+        return
+    kernels, gpu = select("cpu"), on(Device(memory_limit=1 << 30))
+    for make in CASES:
+        for case in make():
+            if wrong := _differ(case, gpu, kernels):
+                raise SystemExit(wrong)
+            arguments = _copies(case)
+            seconds = best(5, lambda: getattr(gpu, case.kernel)(*arguments), time.perf_counter)  # noqa: B023
+            beside = best(3, lambda: getattr(kernels, case.kernel)(*arguments), time.perf_counter)  # noqa: B023
+            yield Row(case.name, seconds * 1e6, "us/batch", "one core", beside / seconds)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    options = parser.parse_args()
+    report(on_cpu() if options.device == "cpu" else on_gpu(), as_json=options.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

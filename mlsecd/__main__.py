@@ -1,0 +1,7 @@
+"""``python -m mlsecd``."""
+
+import sys
+
+from mlsecd.cli import main
+
+sys.exit(main())

@@ -1,0 +1,58 @@
+"""``mlsecd top``: how things stand, on a terminal."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from typing import Any, Final
+
+from mlsecd import ask
+from mlsecd.commands.top_view import lines
+from mlsecd.config import Config
+from mlsecd.errors import SourceError
+
+__all__ = ["run"]
+
+_ENTER: Final = "\033[?1049h\033[?25l"  # another screen, no cursor
+_LEAVE: Final = "\033[?25h\033[?1049l"
+_HOME: Final = "\033[H"
+_REST: Final = "\033[J"
+
+
+def run(loaded: Config, listen: str | None, seconds: float, *, once: bool, as_json: bool) -> int:
+    """Until Ctrl-C; or once, with 1 where a real finding of high or critical severity is open and 0 otherwise."""
+    if once or as_json or not sys.stdout.isatty():
+        return _once(ask.status(loaded, listen), as_json=as_json)
+    before: dict[str, Any] = {}
+    print(_ENTER, end="")
+    try:
+        while True:
+            now = _status(loaded, listen)
+            size = shutil.get_terminal_size()
+            shown = lines(now, before, size.columns, colour=True)[: size.lines - 1]
+            sys.stdout.write(_HOME + "".join(f"{line}\033[K\n" for line in shown) + _REST)
+            sys.stdout.flush()
+            before = now if "now" in now else before
+            time.sleep(seconds)
+    finally:
+        print(_LEAVE, end="", flush=True)
+
+
+def _status(loaded: Config, listen: str | None) -> dict[str, Any]:
+    """The status, or why there is none: a daemon that restarts does not end the view."""
+    try:
+        return ask.status(loaded, listen)
+    except SourceError as error:
+        return {"error": str(error)}
+
+
+def _once(status: dict[str, Any], *, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps(status))
+    else:
+        width = shutil.get_terminal_size((120, 40)).columns if sys.stdout.isatty() else 160
+        print("\n".join(lines(status, {}, width, colour=sys.stdout.isatty())))
+    severe = {"high", "critical"}
+    return int(any(one["severity"] in severe and not one["synthetic"] for one in status.get("active", ())))

@@ -1,0 +1,192 @@
+"""From a sample of ordinary rows to a frozen reference."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlsecd.detectors._drift_calibration import BETS, calibrate, make_bets
+from mlsecd.detectors._drift_effect import effect_of_rank, effect_of_shares
+from mlsecd.detectors._drift_reference import PREFIXES, Reference, indicators
+from mlsecd.detectors._drift_sample import NO_CLASS, Sample
+from mlsecd.detectors._drift_season import HOURS, Season, at_times, fit_season
+from mlsecd.detectors._drift_streams import SCALARS, TWO_VALUED
+from mlsecd.detectors._drift_vectors import Projection, learn_vectors, nothing
+from mlsecd.kernels import Kernels
+from mlsecd.records import F8
+
+__all__ = ["Settings", "freeze", "freeze_columns"]
+
+_COVERAGE_MIN: Final = 0.5  # of the rows must have a value, or it is no stream
+_TOLERANCE: Final = 0.03  # of plain columns, see drift_requests
+_TEXTS_MAX: Final = (256, 8, 6)  # values with a stream of their own at most, by text column
+
+
+class Settings(NamedTuple):
+    """What of the configuration a reference depends on."""
+
+    rows: int  # of a whole reference
+    arm: int  # of a provisional one
+    classes: int
+    axes: int
+    tolerance: float
+
+
+class _Candidate(NamedTuple):
+    """A column that may become a stream."""
+
+    name: str
+    column: int
+    values: NDArray[np.float32]  # [count], NaN where absent
+    two_valued: bool = False
+    scored: NDArray[np.bool_] | None = None  # rows to rank among; None: all
+
+
+class _Stream(NamedTuple):
+    """A candidate that passed."""
+
+    name: str
+    column: int
+    values_sorted: NDArray[np.float32]
+    two_valued: tuple[float, float]
+    rows: int
+    mean: float
+    steady: bool
+    bets: F8
+    least: float
+    season: Season
+
+
+def freeze(sample: Sample, settings: Settings, kernels: Kernels) -> Reference:
+    """Make the reference of a complete sample; it may hold no stream at all.
+
+    A stream that hardly has values, never varies, or varies so much that no bet is sound, is left out.
+    """
+    classes = _frequent(sample, settings.classes)
+    learned = learn_vectors(sample, settings.axes, kernels)
+    candidates = _row_candidates(sample, classes)
+    first = len(SCALARS) + sum(map(len, classes)) + len(classes)
+    candidates += [
+        _Candidate(name, first + at, learned.scores[:, at], scored=learned.scored) for at, name in learned.names.items()
+    ]
+    times = sample.times[: sample.count]
+    longest = sample.block if sample.stride > 1 else sys.maxsize
+    made = (_stream(one, times, longest, settings, kernels) for one in candidates)
+    streams = [stream for stream in made if stream is not None]
+    return _join(streams, times, sample.seen, classes, learned.projection)
+
+
+def freeze_columns(times: F8, values: NDArray[np.float32], names: tuple[str, ...], kernels: Kernels) -> Reference:
+    """The reference of plain columns, float32[n, c], one stream each at most; it has no texts and no vectors."""
+    settings = Settings(len(times), len(times) // 2, 0, 0, _TOLERANCE)
+    made = (
+        _stream(_Candidate(name, at, values[:, at]), times, sys.maxsize, settings, kernels)
+        for at, name in enumerate(names)
+    )
+    streams = [stream for stream in made if stream is not None]
+    return _join(streams, times, len(times), tuple(() for _ in PREFIXES), nothing())
+
+
+def _join(
+    streams: list[_Stream],
+    times: F8,
+    seen: int,
+    classes: tuple[tuple[str, ...], ...],
+    projection: Projection,
+) -> Reference:
+    sizes = [len(stream.values_sorted) for stream in streams]
+    seconds = float(times[-1] - times[0]) if len(times) else 0.0
+    return Reference(
+        names=tuple(stream.name for stream in streams),
+        chosen=np.array([stream.column for stream in streams], np.int64),
+        classes=classes,
+        values_sorted=np.concatenate([np.zeros(0, np.float32), *(stream.values_sorted for stream in streams)]),
+        offsets=np.cumsum([0, *sizes], dtype=np.int64),
+        two_valued=np.array([stream.two_valued for stream in streams], np.float64).reshape(-1, 2),
+        rows=np.array([stream.rows for stream in streams], np.float64),
+        means=np.array([stream.mean for stream in streams], np.float64),
+        steady=np.array([stream.steady for stream in streams], np.float64),
+        bets=np.array([stream.bets for stream in streams], np.float64).reshape(-1, 2, BETS),
+        least=np.array([stream.least for stream in streams], np.float64),
+        season=np.array([stream.season.table for stream in streams], np.float32).reshape(-1, HOURS),
+        weights=np.array([stream.season.weights for stream in streams], np.float32).reshape(-1, HOURS),
+        **projection._asdict(),
+        crowd=0.0,
+        start=float(times[0]) if len(times) else 0.0,
+        end=float(times[-1]) if len(times) else 0.0,
+        rate=(seen - 1) / seconds if seconds > 0.0 else 0.0,
+    )
+
+
+def _frequent(sample: Sample, limit: int) -> tuple[tuple[str, ...], ...]:
+    """By text column, the values that have a stream each, the most frequent first."""
+    found = []
+    for at, table in enumerate(sample.tables):
+        codes = sample.classes[: sample.count, at]
+        counts = np.bincount(codes[codes >= 0], minlength=len(table))
+        order = np.argsort(-counts, kind="stable")[: min(limit, _TEXTS_MAX[at])]
+        names = list(table)
+        found.append(tuple(names[code] for code in order.tolist() if counts[code]))
+    return tuple(found)
+
+
+def _row_candidates(sample: Sample, classes: tuple[tuple[str, ...], ...]) -> list[_Candidate]:
+    scalars = sample.scalars[: sample.count]
+    found = [_Candidate(name, at, scalars[:, at], two_valued=name in TWO_VALUED) for at, name in enumerate(SCALARS)]
+    column = len(SCALARS)
+    for at, (table, names) in enumerate(zip(sample.tables, classes, strict=True)):
+        recode = np.full(len(table) + 2, len(names))  # its last two entries: another value, and none
+        recode[[table[name] for name in names]] = np.arange(len(names))
+        recode[-1] = NO_CLASS
+        shares = indicators(recode[sample.classes[: sample.count, at]], len(names) + 1).astype(np.float32)
+        prefix, other = PREFIXES[at]
+        titles = [*(f"{prefix}{name}" for name in names), other]
+        first = 1 if len(names) <= 2 else 0  # of two values each tells the other's share
+        found += [
+            _Candidate(titles[one], column + one, shares[:, one], two_valued=True) for one in range(first, len(titles))
+        ]
+        column += len(titles)
+    return found
+
+
+def _stream(one: _Candidate, times: F8, longest: int, settings: Settings, kernels: Kernels) -> _Stream | None:
+    """The stream of a column, where it can be one."""
+    some = np.isfinite(one.values)
+    among = some if one.scored is None else some & one.scored
+    rows = int(among.sum())
+    if rows < settings.arm // 2 or some.mean() < _COVERAGE_MIN:
+        return None
+    kept = np.sort(one.values[among])
+    mean = float(one.values[among].mean(dtype=np.float64))
+    if not one.two_valued and kept[0] == kept[-1]:
+        return None
+    two, variance = _law_of_shares(kept) if one.two_valued else ((0.0, 0.0), 0.0)
+    kept = kept[:0] if one.two_valued else kept
+    values, offsets = one.values[some][:, None].astype(np.float64), np.array([0, len(kept)])
+    ranks = kernels.drift_ranks(values, kept, offsets, np.array([two]))[:, 0]
+    plain = variance or float(np.mean(ranks**2)) + 1.0 / (4.0 * (rows + 2))
+    season = fit_season(times[some], ranks, plain)
+    mean_ranks, weights = at_times(np.stack((season.table, season.weights)), times[some]).T
+    ranks = (ranks - mean_ranks) * weights
+    squared_error = plain * season.leverage * (len(ranks) / rows)
+    variance = variance or float(np.mean(ranks**2)) + 1.0 / (4.0 * (rows + 2))
+    wander = calibrate(ranks, variance, squared_error, longest)
+    low, high = two if one.two_valued else (-0.5, 0.5)
+    bets = make_bets(wander, low - float(season.table.max()), high - float(season.table.min()), settings.tolerance)
+    if bets is None:
+        return None
+    least = effect_of_rank(bets.least)
+    if one.two_valued:
+        least = max(abs(effect_of_shares(mean, mean + shift)) for shift in (2.0 * bets.least, -2.0 * bets.least))
+    return _Stream(one.name, one.column, kept, two, rows, mean, wander.steady, bets.pays, least, season)
+
+
+def _law_of_shares(kept: NDArray[np.float32]) -> tuple[tuple[float, float], float]:
+    """Ranks of 0 and 1 among zeros and ones, and the variance of such a rank."""
+    rows, ones = len(kept), float(kept.sum())
+    two = ((rows - ones + 1) / (2 * (rows + 1)) - 0.5, (2 * (rows - ones) + ones + 1) / (2 * (rows + 1)) - 0.5)
+    share = (ones + 1) / (rows + 2)  # Laplace's: what never happened may happen
+    return two, share * (1.0 - share) / 4.0

@@ -1,0 +1,103 @@
+"""The part of a stream's variation that comes back with the hour of the day and of the week."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from mlsecd.records import F8
+
+__all__ = ["DAY", "HOURS", "WEEK", "Season", "at_times", "fit_season", "weekdays"]
+
+DAY: Final = 86_400.0
+WEEK: Final = 604_800.0
+HOURS: Final = 168  # of a week: a season is kept as its value at each, read in between by straight lines
+
+_EPOCH_MONDAY: Final = 345_600.0  # the first Monday after the epoch, UTC
+_DAYS_MIN: Final = 0.95  # of a day before a daily season can be seen at all
+_WEEKS_MIN: Final = 1.95  # before a weekly one is told from a single odd day
+_DAILY: Final = 3  # harmonics
+_WEEKLY: Final = 4
+_SHOWN_ERRORS: Final = 4.0  # of the chi-square of what chance explains, before a season is believed
+_REACH: Final = 0.4  # of a mean rank, whose ends are +-1/2
+
+
+class Season(NamedTuple):
+    """A stream's mean rank by hour of the week, and how well each hour is known.
+
+    Attributes
+    ----------
+    table
+        float64[168], Monday 00:00 UTC first.
+    weights
+        float64[168], at most 1: a rank less its hour's mean, times this, errs alike at every hour.
+    leverage
+        Squared standard error of a mean so weighted, over the variance of a rank.
+    """
+
+    table: F8
+    weights: F8
+    leverage: float
+
+
+def fit_season(times: F8, ranks: F8, variance: float) -> Season:
+    """Harmonics of the day, and from two weeks on of the week; nothing where chance explains as much.
+
+    Parameters
+    ----------
+    times, ranks
+        float64[n], in order of time.
+    variance
+        Of a rank.
+    """
+    none = Season(np.zeros(HOURS), np.ones(HOURS), 1.0 / max(len(ranks), 1))
+    span = float(times[-1] - times[0]) if len(times) else 0.0
+    if span < _DAYS_MIN * DAY or len(ranks) < 20 * _DAILY:
+        return none
+    best, known = none, 0
+    for weekly in (False, True):
+        if weekly and span < _WEEKS_MIN * WEEK:
+            break
+        basis, hours = _basis(times, weekly=weekly), _basis(_EPOCH_MONDAY + 3_600.0 * np.arange(HOURS), weekly=weekly)
+        inverse = np.linalg.pinv(basis.T @ basis)
+        found = inverse @ (basis.T @ ranks)
+        explained = float(((basis @ found) ** 2).sum()) / variance
+        before = 0.0 if not known else float((_read(best.table, times) ** 2).sum()) / variance
+        added = basis.shape[1] - known
+        if explained - before > added + _SHOWN_ERRORS * math.sqrt(2.0 * added):
+            leverages = np.einsum("ij,jk,ik->i", hours, inverse, hours)
+            least = float(leverages.min())
+            best = Season(np.clip(hours @ found, -_REACH, _REACH), np.sqrt(least / leverages), least)
+            known = basis.shape[1]
+    return best
+
+
+def _basis(times: Any, *, weekly: bool) -> F8:
+    """float64[n, 7 or 19]: one, waves of the day, of the week, and the week's first changing the day's first."""
+    day = [2.0 * math.pi * k * times / DAY for k in range(1, _DAILY + 1)]
+    angles = list(day)
+    if weekly:
+        week = [2.0 * math.pi * k * (times - _EPOCH_MONDAY) / WEEK for k in range(1, _WEEKLY + 1)]
+        angles += [*week, day[0] + week[0], day[0] - week[0]]
+    return np.column_stack([np.ones(len(times)), *(wave(angle) for angle in angles for wave in (np.cos, np.sin))])
+
+
+def at_times(tables: Any, times: F8) -> F8:
+    """What tables by hour of the week hold at these times: float64[k, 168], float64[n] to float64[n, k]."""
+    return _read(tables.T, times)
+
+
+def _read(table: Any, times: F8) -> F8:
+    hours = np.mod((times - _EPOCH_MONDAY) / 3_600.0, HOURS)
+    first = np.minimum(hours.astype(np.int64), HOURS - 1)
+    share = (hours - first).reshape(-1, *([1] * (table.ndim - 1)))
+    read: F8 = table[first] * (1.0 - share) + table[(first + 1) % HOURS] * share
+    return read
+
+
+def weekdays(start: float, end: float) -> frozenset[int]:
+    """The days of the week (UTC, Monday is 0) that a stretch of time touches."""
+    first, last = (math.floor((at - _EPOCH_MONDAY) / DAY) for at in (start, end))
+    return frozenset(day % 7 for day in range(first, min(last, first + 6) + 1))

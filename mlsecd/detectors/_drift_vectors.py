@@ -1,0 +1,136 @@
+"""What a reference learns of vectors: axes, summaries, and a pool that later ones are compared with as a whole."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlsecd.detectors._drift_reference import SUMMARIES
+from mlsecd.detectors._drift_sample import Sample
+from mlsecd.detectors.base import rng
+from mlsecd.kernels import Kernels
+from mlsecd.records import F8
+
+__all__ = ["WINDOW", "Learned", "Projection", "learn_vectors", "nothing"]
+
+WINDOW: Final = 250  # vectors in one test
+
+_FIT_EVERY: Final = 3  # of the vectors one in three finds the axes, the others are scored along them
+_ROWS_PER_AXIS: Final = 10
+_EIGENVALUE_MIN: Final = 1e-6  # of the largest: below it a direction is rounding
+
+_WIDTH: Final = 32  # leading principal scores, as they are: whitened ones find less
+_POOL: Final = 500
+_POOL_MIN: Final = 150
+_STRETCHES: Final = 4  # of a test's size or less, to see how far the reference itself wanders
+_STRETCH_MIN: Final = 20
+_ERRORS: Final = 2.0  # of the mean over stretches, on top of it
+
+
+class Projection(NamedTuple):
+    """See :func:`mlsecd.kernels.cpu_drift.drift_project`; width 0 is none. For the others see ``Reference``."""
+
+    centre: F8
+    medians: F8
+    widths: F8
+    axes: F8
+    scales: F8
+    pool: NDArray[np.float32]
+    gammas: F8
+    concession: float
+    middle: float
+    width: int
+
+
+class Learned(NamedTuple):
+    """A projection, what it makes of the sample's rows, and which of them may be ranked among."""
+
+    projection: Projection
+    scores: NDArray[np.float32]  # [count, m + 5]
+    names: dict[int, str]  # by column of the scores: those that become streams
+    scored: NDArray[np.bool_]
+
+
+def learn_vectors(sample: Sample, axes: int, kernels: Kernels) -> Learned:
+    """Learn from a sample's vectors.
+
+    Rows that the axes were found on look closer to the centre than any later row (by twice the
+    number of axes over the rows, in squared distance): they are never ranked among.
+    """
+    vectors = sample.vectors[: sample.count]
+    scored = np.arange(sample.count) % _FIT_EVERY != 0
+    projection = _find_axes(vectors[~scored]) if vectors.shape[1] else None
+    if projection is None:
+        return Learned(nothing(), np.zeros((sample.count, 0), np.float32), {}, scored)
+    scores = kernels.drift_project(vectors, *projection[:4], 0.0)
+    count = projection.axes.shape[1]
+    middle = float(np.nanmedian(scores[scored, count + 1]))
+    projection = projection._replace(middle=middle, width=sample.width)
+    scores = kernels.drift_project(vectors, *projection[:4], middle)
+    projection = _with_pool(projection, scores[scored, : len(projection.scales)] * projection.scales, kernels)
+    leading = min(count, (axes + 1) // 2)
+    ends = [*range(leading), *range(max(leading, count - axes // 2), count)]
+    names = {**{at: f"axis:{at + 1}" for at in ends}, **{count + at: name for at, name in enumerate(SUMMARIES)}}
+    return Learned(projection, scores.astype(np.float32), names, scored)
+
+
+def nothing() -> Projection:
+    """Of rows without vectors."""
+    none, pool = np.zeros(0), np.zeros((0, 0), np.float32)
+    return Projection(none, none, none, np.zeros((0, 0)), none, pool, np.zeros(3), 0.0, 0.0, 0)
+
+
+def _find_axes(vectors: NDArray[np.float32]) -> Projection | None:
+    """Principal axes; ``None`` where there are too few vectors or they hardly vary."""
+    fine = vectors[np.isfinite(vectors).all(axis=1)].astype(np.float64)
+    most = len(fine) // _ROWS_PER_AXIS
+    if most < 2:
+        return None
+    centre = fine.mean(axis=0)
+    powers, axes = np.linalg.eigh(np.cov(fine, rowvar=False).reshape(len(centre), -1))
+    powers, axes = powers[::-1][:most], axes[:, ::-1][:, :most]
+    held = powers > _EIGENVALUE_MIN * powers[0]
+    if held.sum() < 2:
+        return None
+    deviations = fine.std(axis=0)
+    widths = np.where(deviations > 1e-9 * deviations.max(), deviations, np.inf)
+    spreads = np.sqrt(powers[held])
+    return nothing()._replace(
+        centre=centre,
+        medians=np.median(fine, axis=0),
+        widths=widths,
+        axes=np.ascontiguousarray(axes[:, held] / spreads),
+        scales=spreads[:_WIDTH].copy(),
+        pool=np.zeros((0, min(_WIDTH, len(spreads))), np.float32),
+    )
+
+
+def _with_pool(projection: Projection, scaled: Any, kernels: Kernels) -> Projection:
+    """Add the pool: every second of these rows, the others tell how far stretches of the reference wander."""
+    fine = scaled[np.isfinite(scaled).all(axis=1)].astype(np.float32)
+    pool = fine[::2]
+    if len(pool) < _POOL_MIN:
+        return projection
+    pool = np.ascontiguousarray(pool[:: max(1, len(pool) // _POOL)][:_POOL])
+    gammas = kernels.drift_mmd_widths(pool)
+    return projection._replace(pool=pool, gammas=gammas, concession=_concession(fine[1::2], pool, gammas, kernels))
+
+
+def _concession(rows: NDArray[np.float32], pool: NDArray[np.float32], gammas: F8, kernels: Kernels) -> float:
+    """How far stretches of the reference stand from its pool, as a squared distance of means.
+
+    It is nothing in the mean where rows are independent. Where neighbours go together it is so much that
+    later windows may stand as far; a stretch shorter than a window stands farther, which errs on the safe side.
+    """
+    length = min(WINDOW, len(rows) // _STRETCHES)
+    if length < _STRETCH_MIN:
+        return 0.0
+    stretches = len(rows) // length
+    draw = rng("drift_requests", "concession", 0.0)
+    distances = [
+        kernels.drift_mmd(pool, rows[at * length : (at + 1) * length], gammas, draw, 0).mmd2 for at in range(stretches)
+    ]
+    upper = float(np.mean(distances)) + _ERRORS * float(np.std(distances, ddof=1)) / stretches**0.5
+    return max(0.0, upper, *distances)

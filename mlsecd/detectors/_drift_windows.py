@@ -1,0 +1,131 @@
+"""Vectors as a whole against the reference's pool: a permutation test a window, and the evidence over windows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlsecd.detectors._drift_reference import Reference
+from mlsecd.detectors._drift_vectors import WINDOW
+from mlsecd.detectors.base import rng
+from mlsecd.kernels import Kernels
+from mlsecd.records import F8
+
+__all__ = ["SHARE", "Windows", "stride_of"]
+
+SHARE: Final = 0.25  # of a model's false-alarm budget; the streams have the rest
+_SECONDS_MIN: Final = 300.0  # that a window spans at the reference's rate: fast traffic is thinned
+_MOST: Final = 9_999  # permutations, as long as fewer than 20 exceed what was seen
+_MOST_LATCHED: Final = 99  # enough to stay: traffic that has drifted must not cost ten times what it did
+_KAPPA: Final = 0.15  # e = kappa p^(kappa - 1), whose mean is 1 under a uniform p (Vovk & Wang 2021)
+_CEILING: Final = 1.0  # beyond the threshold, in logarithms: it must come down again
+_EFFECT_WEIGHT: Final = 0.5  # of the last window in the smoothed distance that findings show
+
+
+def stride_of(reference: Reference) -> int:
+    """Every so many scored rows enter a window."""
+    return max(1, math.ceil(_SECONDS_MIN * reference.rate / WINDOW))
+
+
+@dataclass(slots=True)
+class Windows:
+    """The evidence of one model's vectors.
+
+    Each window of 250 vectors gives a p-value, valid where the window is exchangeable with the pool or stands no
+    farther from it than the reference's own stretches do; a calibrator makes it an e-value, and an e-CUSUM adds
+    up what windows have against the reference: in the mean it takes at least c windows to reach c.
+
+    Memory: 32 KiB for the rows of a window.
+    """
+
+    log_threshold: float
+    key: str  # of the random draws: the reference's digest
+    rows: NDArray[np.float32]
+    seen: int = 0  # scored rows with a vector
+    filled: int = 0
+    tests: int = 0
+    log_s: float = 0.0
+    latched: bool = False
+    begun: float = 0.0  # when the window's first row came
+    onset: float = 0.0  # where S last left 1
+    since: int = 0  # the number of that window
+    p: float = 1.0  # of the last test
+    mmd2: float = 0.0  # smoothed since the onset
+    spread: float = field(default=1.0)
+
+    @staticmethod
+    def against(reference: Reference, key: str, windows_per_week: float, alarms_per_week: float) -> Windows | None:
+        """Ready for a reference, or ``None`` where it has no pool."""
+        if not len(reference.pool):
+            return None
+        threshold = max(windows_per_week / alarms_per_week, 2.0)
+        return Windows(math.log(threshold), key, np.zeros((WINDOW, reference.pool.shape[1]), np.float32))
+
+    def ends(self, scores: F8, stride: int) -> list[int]:
+        """Take the rows' scaled axis scores, float64[n, q]; the rows that complete a window, whose test is due.
+
+        Call :meth:`take` for the rows up to each in turn.
+        """
+        fine = np.flatnonzero(np.isfinite(scores).all(axis=1))
+        due = fine[(self.seen + np.arange(len(fine))) % stride == 0]
+        return due[WINDOW - self.filled - 1 :: WINDOW].tolist()
+
+    def take(self, scores: F8, times: F8, stride: int) -> bool:
+        """Add rows; at most the last of them completes the window. Whether it did."""
+        fine = np.flatnonzero(np.isfinite(scores).all(axis=1))
+        due = fine[(self.seen + np.arange(len(fine))) % stride == 0]
+        self.seen += len(fine)
+        if len(due) and not self.filled:
+            self.begun = float(times[due[0]])
+        self.rows[self.filled : self.filled + len(due)] = scores[due]
+        self.filled += len(due)
+        return self.filled == WINDOW
+
+    def test(self, reference: Reference, kernels: Kernels) -> bool:
+        """Test the complete window and begin the next; whether the evidence is at the threshold."""
+        draw = rng("drift_requests", self.key, float(self.tests))
+        most = _MOST_LATCHED if self.latched else _MOST
+        found = kernels.drift_mmd(reference.pool, self.rows, reference.gammas, draw, most, reference.concession)
+        if self.log_s <= 0.0:
+            self.log_s, self.onset, self.since, self.mmd2 = 0.0, self.begun, self.tests, found.mmd2
+        self.log_s += math.log(_KAPPA) + (_KAPPA - 1.0) * math.log(found.p)
+        self.log_s = min(self.log_s, self.log_threshold + _CEILING)
+        self.mmd2 += _EFFECT_WEIGHT * (found.mmd2 - self.mmd2)
+        self.spread, self.p = found.spread, found.p
+        self.tests += 1
+        self.filled = 0
+        above = self.log_s >= self.log_threshold
+        self.latched = above or (self.latched and self.log_s > 0.5 * self.log_threshold)
+        if not self.latched and self.log_s < 0.0:
+            self.log_s = 0.0
+        return above
+
+    @property
+    def effect(self) -> float:
+        """The distance of the means over the reference's spread, both in the kernel's space."""
+        return math.sqrt(max(self.mmd2, 0.0) / max(self.spread, 1e-9))
+
+    def dump(self) -> dict[str, Any]:
+        """All of it, for a snapshot."""
+        names = ("seen", "filled", "tests", "log_s", "latched", "begun", "onset", "since", "p", "mmd2", "spread")
+        return {**{name: getattr(self, name) for name in names}, "rows": self.rows[: self.filled]}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take back what :meth:`dump` gave.
+
+        Raises
+        ------
+        ValueError, KeyError, TypeError
+            It does not fit.
+        """
+        rows, filled = state["rows"], int(state["filled"])
+        if rows.shape != (filled, self.rows.shape[1]) or filled >= WINDOW:
+            raise ValueError("a window's rows do not fit the reference")
+        self.rows[:filled] = rows
+        for name, value in state.items():
+            if name != "rows":
+                setattr(self, name, type(getattr(self, name))(value))

@@ -1,0 +1,76 @@
+"""Groups that accounts belong to: a network, a tenant, or a link that the operator knows."""
+
+from __future__ import annotations
+
+import csv
+import ipaddress
+from collections.abc import Iterable
+from typing import Final
+
+import numpy as np
+
+from mlsecd.records import RequestBatch, Text
+
+__all__ = ["Groups", "prefix_of", "used"]
+
+_REMEMBERED: Final = 65_536  # addresses whose prefix is remembered
+
+
+def prefix_of(address: str) -> str | None:
+    """The /24 of an IPv4 address, the /64 of an IPv6 one; ``None`` for what is no address."""
+    try:
+        found = ipaddress.ip_address(address.strip())
+    except ValueError:
+        return None
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.ipv4_mapped is None:
+            return str(ipaddress.ip_network((int(found) >> 64 << 64, 64)))
+        found = found.ipv4_mapped
+    return str(ipaddress.ip_network((int(found) >> 8 << 8, 24)))
+
+
+class Groups:
+    """Names the groups of each row.
+
+    Parameters
+    ----------
+    links
+        Lines of CSV: a group's name, then its clients.
+    """
+
+    def __init__(self, links: Iterable[str]) -> None:
+        self._links = {
+            client.strip(): name.strip()
+            for name, *clients in csv.reader(line for line in links if line.strip())
+            for client in clients
+        }
+        self._prefixes: dict[str, str | None] = {}
+
+    def of(self, batch: RequestBatch) -> list[list[tuple[str, str]]]:
+        """(kind, value) of the groups of each row."""
+        found: list[list[tuple[str, str]]] = [[] for _ in range(len(batch))]
+        for kind, column, group_of in (
+            ("network", batch.text("network"), self._network),
+            ("principal", batch.text("principal"), str),
+            ("link", batch.text("client"), self._links.get),
+        ):
+            named = {code: group_of(value) for code, value in used(column).items()}
+            if not any(named.values()):
+                continue
+            for groups, code in zip(found, column.codes.tolist(), strict=True):
+                value = named.get(code)
+                if value:
+                    groups.append((kind, value))
+        return found
+
+    def _network(self, address: str) -> str | None:
+        if address not in self._prefixes:
+            if len(self._prefixes) >= _REMEMBERED:
+                self._prefixes.clear()
+            self._prefixes[address] = prefix_of(address)
+        return self._prefixes[address]
+
+
+def used(column: Text) -> dict[int, str]:
+    """Text by code, of the codes that rows have: a slice of a batch shares the whole batch's dictionary."""
+    return {code: column.values[code] for code in np.unique(column.codes[column.codes >= 0]).tolist()}

@@ -1,0 +1,102 @@
+"""How far a calibration carries: thresholds of all references, and what to say about them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from mlsecd.detectors._extraction_channels import COLUMNS, Reference
+from mlsecd.detectors._extraction_level import Level, clients_needed, level_of, saturated_channels
+from mlsecd.detectors.base import DetectorState
+from mlsecd.kernels import Kernels
+
+__all__ = ["WEEK", "Calibration"]
+
+WEEK: Final = 604_800.0
+_DEFAULT_SHARE: Final = 0.25  # false alarms a week, where the configuration hands down none
+_MISMATCH_RUN: Final = 100  # rows in a row whose vectors do not fit the baseline: another model is served
+
+
+class Calibration:
+    """The thresholds that a configuration draws from references.
+
+    Attributes
+    ----------
+    asked
+        The level per client and epoch that was asked for, by reference.
+    levels
+        What was set, by reference.
+    blind
+        Channels that cannot alarm alone, by reference.
+    """
+
+    def __init__(self, references: list[Reference], params: Any, kernels: Kernels) -> None:
+        self._references = references
+        self._channels = len(kernels.CHANNELS) if references else 0
+        self.asked = [self._alpha(reference, params) for reference in references]
+        self.levels: list[Level] = [
+            level_of(reference.scores, alpha, on_average=params.client_alpha is not None)
+            for reference, alpha in zip(references, self.asked, strict=True)
+        ]
+        self.blind = [
+            saturated_channels(reference.plan, level.ticket, kernels)
+            for reference, level in zip(references, self.levels, strict=True)
+        ]
+
+    def _alpha(self, reference: Reference, params: Any) -> float:
+        """The level per client and epoch: the common one, or the budget's share of it.
+
+        By linearity the expected false alarms of a week are the level times the client-epochs of a
+        week, so the share is divided by those that are *expected*: a flood of accounts must not
+        raise the threshold.
+        """
+        if params.client_alpha is not None:
+            return float(params.client_alpha)
+        models = len({other.model for other in self._references})
+        share = (params.false_alarms_per_week or _DEFAULT_SHARE) / models
+        weekly = params.clients_per_week or max(reference.facts["clients_per_week"], 1.0)
+        return float(min(share / (weekly * max(WEEK / params.epoch_seconds, 1.0)), 0.5))
+
+    @property
+    def certified(self) -> bool:
+        """Whether every reference is."""
+        return all(level.certified for level in self.levels)
+
+    def gauges(self) -> dict[str, float]:
+        """The weakest of all references, for metrics."""
+        return {
+            "calibration_clients": float(min(len(reference.scores) for reference in self._references)),
+            "calibration_level": max(level.level for level in self.levels),
+            "calibration_level_upper": max(level.upper for level in self.levels),
+            "calibration_certified": float(self.certified),
+            "calibration_timestamp_seconds": min(reference.facts["last_ts"] for reference in self._references),
+            "calibration_models": float(len({reference.model for reference in self._references})),
+            "blind_channels": float(max(map(len, self.blind))),
+        }
+
+    def state(self, mismatch_run: int) -> tuple[DetectorState, str]:
+        """What it can do just now, and why."""
+        if mismatch_run >= _MISMATCH_RUN:
+            why = f"the last {mismatch_run:,} requests have vectors of other widths than the baseline's"
+            return DetectorState.MISMATCH, f"{why}: was the model replaced? fit the baseline again"
+        if all(len(blind) == self._channels for blind in self.blind):
+            why = "ordinary clients score as high as scores go, so no account can alarm"
+            return DetectorState.SATURATED, f"{why}: look for health checks and batch jobs, and fit without them"
+        told = [
+            f'"{reference.model}" by {" and ".join(COLUMNS[letter] for letter in reference.view)}: {", ".join(blind)}'
+            for reference, blind in zip(self._references, self.blind, strict=True)
+            if blind
+        ]
+        why_armed = [] if self.certified else [self._shortage()]
+        why_armed += [f"channels that cannot alarm alone: {'; '.join(told)}"] if told else []
+        return DetectorState.ARMED, "; ".join(why_armed)
+
+    def _shortage(self) -> str:
+        """How many clients a certificate would take, of the reference that is furthest from it."""
+        asked, held = min(
+            ((alpha, len(reference.scores)) for alpha, reference in zip(self.asked, self._references, strict=True)),
+            key=lambda pair: pair[0] * pair[1],
+        )
+        return (
+            f"uncertified, so findings are low: {held:,} calibration clients, and a level of {asked:.2g} a client and "
+            f"epoch takes {clients_needed(asked):,}"
+        )

@@ -1,0 +1,96 @@
+"""What a finding says: reason and evidence, for the person who was woken by it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from mlsecd.detectors._extraction_channels import COLUMNS, Reference
+from mlsecd.detectors._extraction_level import Level
+from mlsecd.detectors._extraction_state import Account
+from mlsecd.kernels import Kernels
+
+__all__ = ["evidence_of", "is_walk", "reason_of"]
+
+_SHOWN: Final = 4  # channels in a finding
+_SHARE: Final = 0.5  # of the leading channel's score, for a channel to be said to have driven it
+
+# "of its queries ...", by channel
+_WORDS: Final = {
+    "ood_f": "look to the model unlike what others send (its features are among the oddest 5%)",
+    "ood_f_tail": "look to the model very unlike what others send (its features are among the oddest 0.5%)",
+    "ood_e": "are inputs unlike what others send (among the oddest 5%)",
+    "ood_e_tail": "are inputs very unlike what others send (among the oddest 0.5%)",
+    "unc": "left the model unsure (among the 5% least certain answers)",
+    "unc_tail": "left the model very unsure (among the 0.5% least certain answers)",
+    "knn": "crowd together more than others' queries do (closest 5%)",
+    "knn_tail": "crowd together far more than others' queries do (closest 0.5%)",
+    "neardup": "are slight variants of its own earlier ones",
+    "crowd": "have 16 or more slight variants among its own",
+    "flip": "vary an earlier one slightly and got another answer",
+    "far": "go back to vary a query it had left behind",
+    "farflip": "go back to vary a query it had left behind and got another answer",
+}
+
+# Led by these, an account varies single queries again and again: it estimates gradients or walks along a boundary.
+_WALKS: Final = frozenset({"knn", "knn_tail", "neardup", "crowd", "flip"})
+
+
+def is_walk(evidence: dict[str, Any]) -> bool:
+    """Whether an account looks for adversarial inputs (ATLAS AML.T0043.001) rather than for a copy of the model.
+
+    Extraction without data (DFME) estimates gradients in the same way, and reads as a walk too.
+    """
+    return evidence["channels"][0]["channel"] in _WALKS
+
+
+def evidence_of(reference: Reference, level: Level, account: Account, window: int, kernels: Kernels) -> dict[str, Any]:
+    """Numbers behind a finding, JSON-able; ``window`` is the number of queries held."""
+    tally = account.tally
+    scores = kernels.tails(tally, reference.plan.null)
+    a, b = reference.plan.null[0], reference.plan.null[1]
+    order = [int(c) for c in np.argsort(-scores, kind="stable") if scores[c] >= _SHARE * scores.max()]
+    channels = [
+        {
+            "channel": kernels.CHANNELS[c],
+            "count": int(tally[0, c]),
+            "of": int(tally[1, c]),
+            "expected": round(float(tally[1, c] * a[c] / (a[c] + b[c])), 2),
+            "score": round(float(scores[c]), 3),
+        }
+        for c in order[:_SHOWN]
+    ]
+    return {
+        "model": reference.model,
+        "inputs": [COLUMNS[letter] for letter in reference.view],
+        "channels": channels,
+        "queries": int(account.seen[0]),
+        "distinct_queries": int(account.seen[1]),
+        "first_ts": account.first_ts,
+        "window_queries": window,
+        "level": level.level,
+        "level_upper_95": level.upper,
+        "calibration_clients": len(reference.scores),
+        "calibration_ts": reference.facts["last_ts"],
+    }
+
+
+def reason_of(evidence: dict[str, Any], level: Level, *, certified: bool) -> str:
+    """One line in plain words."""
+    leading = evidence["channels"][0]
+    repeats = evidence["queries"] - evidence["distinct_queries"]
+    purpose = "searches for adversarial inputs" if is_walk(evidence) else "copies it"
+    told = (
+        f"{leading['count']} of {leading['of']} queries {_WORDS[leading['channel']]}, where {leading['expected']:g} "
+        f'are expected: it probes model "{evidence["model"]}" as one who {purpose} does'
+    )
+    aside = f" ({repeats} exact repeats not counted)" if repeats else ""
+    n = evidence["calibration_clients"]
+    if certified:
+        promise = f"an ordinary client gets here with a chance of {100 * level.level:.2g}%"
+    elif level.certified:
+        promise = f"uncertified: odd, but some of the {n} calibration clients scored as high"
+    else:
+        promise = f"uncertified: only {n} calibration clients"
+    return f"{told}{aside}; {promise}"

@@ -1,0 +1,351 @@
+"""Many accounts that copy a model together, each too quiet to be told from a customer."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from operator import itemgetter
+from typing import Annotated, Any, ClassVar, Final
+
+import numpy as np
+from msgspec import Meta
+
+from mlsecd.detectors import _campaign_fit as fitting
+from mlsecd.detectors import base
+from mlsecd.detectors._campaign_memory import LOOKS, Memory
+from mlsecd.detectors._campaign_null import Null
+from mlsecd.detectors._campaign_sketches import Others, Sketch
+from mlsecd.detectors._campaign_verdict import ADVERSARIAL, LOOKALIKE, ODDNESS, Campaign, Crowd, Shift, judge
+from mlsecd.detectors._campaign_view import RING_ROWS, View
+from mlsecd.detectors._campaign_words import evidence_of, reason_of, reason_of_shift
+from mlsecd.detectors._extraction_calibration import MIN_QUERIES
+from mlsecd.detectors._extraction_fit import NEEDED
+from mlsecd.detectors._extraction_groups import Group, groups_of, route
+from mlsecd.detectors._extraction_state import TICK
+from mlsecd.detectors.base import Detector, DetectorState, Fit, Interval, Maturity, Section, Standing
+from mlsecd.errors import BaselineError, StateError
+from mlsecd.kernels import Kernels
+from mlsecd.records import Finding, Kind, Records, RequestBatch, Severity
+from mlsecd.windows.keyed import Keyed
+from mlsecd.windows.packing import pack, unpack
+
+__all__ = ["DETECTOR", "CampaignExtraction", "Params"]
+
+_SNAPSHOT: Final = 1
+_DAY: Final = 86_400.0
+_WEEK: Final = 604_800.0
+_DEFAULT_SHARE: Final = 0.25  # false alarms a week, where the configuration hands down none
+_WAITING_MAX: Final = 4_096  # rows that wait for the end of an interval
+_NEEDED: Final = (*NEEDED, "network", "synthetic")
+_LEARNING: Final = "no baseline: record a day of ordinary requests, then run `mlsecd baseline fit`"
+
+
+class Params(base.Params, frozen=True):
+    """How often it may be wrong, how often it looks, and how much it may hold."""
+
+    false_alarms_per_week: (
+        Annotated[float, Meta(gt=0, description="share of the false-alarm budget; default: handed down from [budget]")]
+        | None
+    ) = None
+    epoch_seconds: Annotated[
+        float,
+        Meta(ge=3_600, le=_WEEK, description="accounts are summed up over this event time, and looked at 24 times"),
+    ] = _DAY
+    max_models: Annotated[int, Meta(ge=1, le=64, description="models that a baseline holds, largest first")] = 8
+    max_clients: Annotated[int, Meta(ge=10, le=1_000_000, description="accounts with a sketch, 3 KiB each")] = 20_000
+
+    max_compared_rows: Annotated[
+        int,
+        Meta(ge=256, le=1 << 17, multiple_of=128, description="latest queries that others are compared with, a model"),
+    ] = RING_ROWS
+
+
+class CampaignExtraction(Detector):
+    """Sums up what each account sends, and looks for a direction that some of them have in common.
+
+    Ordinary clients differ too, but each in its own way. The top eigenvalue of the accounts'
+    whitened sketches is held against groups of ordinary clients; accounts that lie out in its
+    direction are a campaign where most of them also do what attackers do, and a coordinated shift
+    (a season, a launch) where they do not.
+    """
+
+    name = "campaign_extraction"
+    consumes = frozenset({Kind.REQUEST})
+    key = "client"
+    maturity = Maturity.INCUBATING
+    atlas = ("AML.T0024.002",)  # Extract AI Model
+    owasp = ("LLM10:2025",)
+    summary = "Accounts that work together on copying a model, each with too few queries to be told from a customer."
+    action = (
+        "Look at what the named accounts have in common: owner, payment, network, date of creation. If they are one "
+        "customer's or your own test, add an exception with an end date; else limit or suspend them together, and keep "
+        "the evidence: single ones will be replaced."
+    )
+    blind_spots: ClassVar[tuple[str, ...]] = (
+        "Accounts that send nothing but ordinary inputs: extraction_exposure shows how much they have seen together.",
+        "Fewer than 6 accounts that work together, or fewer than 20 active accounts in all.",
+        "Accounts with fewer than 10 distinct queries in an epoch (a day).",
+        "A campaign that is a small share of many accounts: about one in fifty is where it begins to drown.",
+        "Requests without features and input_features.",
+        "Accounts beyond max_clients: the quiet ones are forgotten first.",
+    )
+    resolve_after_seconds = 26 * 3_600.0  # it looks once an hour, and a campaign rests at night
+    Params = Params
+
+    def __init__(self, params: Any, kernels: Kernels, section: Section | None = None) -> None:
+        super().__init__(params, kernels, section)
+        self._views: list[View] = []
+        self._nulls: list[Null] = []
+        self._headers: list[dict[str, Any]] = []
+        self._load(section)
+        self._sketches: Keyed[Sketch] = Keyed(params.max_clients, self._new, TICK, _is_known)
+        self._others = [Others(view, params.max_compared_rows) for view in self._views]
+        self._epoch: float | None = None
+        self._look = 0
+        self._memory = Memory(params.max_clients)
+        self._counts = {"unscored": 0, "refused": 0}
+        self._waiting: list[RequestBatch] = []
+        self._waiting_rows = 0
+
+    def _load(self, section: Section | None) -> None:
+        if section is None:
+            return
+        headers = section.header.get("views")
+        if not isinstance(headers, list) or not all(isinstance(header, dict) for header in headers):
+            raise BaselineError(f"{self.name}: the baseline's part cannot be used")
+        for i, header in enumerate(headers):
+            view = View.of(header, section.arrays, str(i))
+            channels = [name for name in ADVERSARIAL if name in view.names]
+            self._views.append(view)
+            self._nulls.append(Null.of(section.arrays, str(i), len(view.names), len(channels)))
+            self._headers.append(header)
+
+    def _new(self, name: str) -> Sketch:
+        number = int(name.partition(":")[0])
+        if number >= len(self._views):
+            raise StateError("a snapshot has accounts of a model that the baseline does not have")
+        return Sketch.new(self._views[number])
+
+    def observe(self, records: Records) -> list[Finding]:
+        """Keep requests for the end of the interval: folded together they cost a fraction of what single rows do."""
+        if isinstance(records, RequestBatch) and len(records) and self._views:
+            self._waiting.append(RequestBatch({name: records.columns[name] for name in _NEEDED if records.has(name)}))
+            self._waiting_rows += len(records)
+            if self._waiting_rows >= _WAITING_MAX:
+                self._fold()
+        return []
+
+    def _fold(self) -> None:
+        """Fold what waits into the accounts' sketches. When this happens changes nothing but the cost."""
+        if not self._waiting:
+            return
+        batch = RequestBatch.concat(self._waiting)
+        self._waiting, self._waiting_rows = [], 0
+        routed = route(batch, self._views)
+        self._counts["unscored"] += int((routed.chosen < 0).sum())
+        ticks = batch.completion // TICK
+        network = batch.text("network")
+        groups: list[Group] = []
+        for number in np.unique(routed.chosen[routed.chosen >= 0]).tolist():
+            at = np.flatnonzero(routed.chosen == number)
+            groups += groups_of(batch, at, ticks, number, self._views[number], self.kernels)
+        for group in sorted(groups, key=itemgetter(0)):  # accounts enter in order of appearance
+            sketch = self._sketches.touch(group.name, group.tick)
+            if sketch is None:
+                self._counts["refused"] += group.stop - group.start
+                continue
+            if not sketch.network:
+                sketch.network = _prefix(network.at(group.first))
+            sketch.fold(group.rows, group.start, group.stop, self._views[group.number], self.kernels)
+
+    def states(self) -> Iterable[tuple[str, Sketch]]:
+        """Accounts by name."""
+        self._fold()
+        return self._sketches.items()
+
+    def close(self, interval: Interval, states: Iterable[tuple[str, Any]]) -> list[Finding]:
+        """Hold accounts against each other, and look for campaigns where an hour (a 24th of the epoch) has passed."""
+        accounts: list[tuple[str, Sketch]] = list(states)
+        waiting: list[list[tuple[str, Sketch]]] = [[] for _ in self._views]
+        for name, sketch in accounts:
+            if sketch.pending.count:
+                waiting[_number(name)].append((name, sketch))
+        for others, own in zip(self._others, waiting, strict=True):
+            others.mingle(own, self.kernels)
+        if self._epoch is None:
+            if not any(waiting):
+                return []
+            self._epoch = interval.start
+        looks = int((interval.end - self._epoch) * LOOKS / self.params.epoch_seconds)
+        if looks <= self._look:
+            return []
+        self._look = looks
+        found = self._judge(interval.end, accounts)
+        if looks >= LOOKS:
+            self._epoch, self._look = None, 0
+            for _, sketch in accounts:
+                sketch.clear()
+        return found
+
+    @property
+    def _level(self) -> float:
+        """Of each look at each view: the budget's share of a week's looks."""
+        share = self.params.false_alarms_per_week or _DEFAULT_SHARE
+        return float(min(share * self.params.epoch_seconds / (_WEEK * LOOKS * max(len(self._views), 1)), 0.05))
+
+    def _judge(self, now: float, accounts: list[tuple[str, Sketch]]) -> list[Finding]:
+        crowds: dict[str, list[tuple[str, Sketch]]] = {}
+        for name, sketch in accounts:
+            if sketch.count >= MIN_QUERIES:
+                crowds.setdefault(_crowd(name), []).append((name, sketch))
+        found: list[Finding] = []
+        self._memory.shifted = {}
+        for key, members in sorted(crowds.items()):
+            number = _number(key)
+            names, sketches = [name for name, _ in members], [sketch for _, sketch in members]
+            crowd = Crowd(self._views[number], self._nulls[number], names, sketches)
+            groups, shift = judge(crowd, self._level, self.kernels)
+            held = dict(members)
+            found += [self._tell(now, group, held, crowd, synthetic=key.endswith(":1")) for group in groups]
+            if not groups:
+                self._memory.looked(key, shifted=shift is not None)
+            if shift is not None:
+                found.append(self._tell_shift(now, shift, crowd, synthetic=key.endswith(":1")))
+        return found
+
+    def _tell(self, now: float, group: Campaign, held: dict[str, Sketch], crowd: Crowd, *, synthetic: bool) -> Finding:
+        """A campaign, under the name that it was told by before if it goes on."""
+        # near-duplicates alone, or oddness alone while everybody has been moving for half a day: a ticket, not a page
+        doubtful = {LOOKALIKE, *(ODDNESS if self._memory.moving(_crowd(group.members[0])) else ())}
+        name, earlier = self._memory.name(group.members, now)
+        sketches = [held[member] for member in group.members]
+        evidence = evidence_of(group, sketches, crowd.view.model, crowd.view.view, len(crowd.names))
+        evidence["earlier_members"] = earlier
+        return self.finding(
+            ts=now,
+            subject_kind="campaign",
+            subject=name,
+            severity=Severity.MEDIUM if doubtful.issuperset(one.name for one in group.channels) else Severity.HIGH,
+            score=round(group.value, 4),
+            threshold=round(group.threshold, 4),
+            reason=reason_of(group, evidence),
+            evidence=evidence,
+            synthetic=synthetic,
+        )
+
+    def _tell_shift(self, now: float, shift: Shift, crowd: Crowd, *, synthetic: bool) -> Finding:
+        """Context for on-call: no attack, but certificates of this model stand on another population."""
+        reason = reason_of_shift(shift, crowd.view.model, len(crowd.names))
+        if not synthetic:
+            self._memory.shifted[crowd.view.model] = reason
+        return self.finding(
+            ts=now,
+            subject_kind="model",
+            subject=crowd.view.model,
+            severity=Severity.INFO,
+            score=round(shift.value, 4),
+            threshold=round(shift.threshold, 4),
+            reason=reason,
+            evidence={"accounts": shift.accounts, "active_accounts": len(crowd.names), "model": crowd.view.model},
+            action="Nothing to stop. If the change is here to stay, record a day and fit the baseline again.",
+            synthetic=synthetic,
+        )
+
+    def standing(self) -> Standing:
+        """Whether it has a null, and whether everybody moved."""
+        gauges = {
+            "accounts": float(len(self._sketches)),
+            "evicted_clients": float(self._sketches.evicted),
+            "unscored_rows": float(self._counts["unscored"]),
+            "refused_rows": float(self._counts["refused"]),
+        }
+        if not self._views:
+            return Standing(DetectorState.LEARNING, _LEARNING, gauges)
+        gauges |= {
+            "calibration_clients": float(min(len(null.held) for null in self._nulls)),
+            "calibration_level": self._level,
+            "calibration_timestamp_seconds": min(float(header["last_ts"]) for header in self._headers),
+        }
+        if self._memory.shifted:
+            return Standing(DetectorState.SHIFTED, "; ".join(self._memory.shifted.values()), gauges)
+        return Standing(DetectorState.ARMED, "", gauges)
+
+    def snapshot(self) -> bytes:
+        """Sketches, rings and the looks so far, bound to the baseline."""
+        self._fold()
+        state = {
+            "baseline": self._fingerprint(),
+            "accounts": [(name, tick, sketch.dump()) for name, tick, sketch in self._sketches.dump()],
+            "others": [others.dump() for others in self._others],
+            "clock": [self._epoch, self._look],
+            "memory": self._memory.dump(),
+            "counts": [*self._counts.values(), self._sketches.evicted, self._sketches.refused, self._sketches.kept],
+        }
+        return pack(_SNAPSHOT, state)
+
+    def restore(self, blob: bytes) -> None:
+        """Take a snapshot's state, if it was made with the same baseline."""
+        state = unpack(_SNAPSHOT, blob)
+        try:
+            if state["baseline"] != self._fingerprint():
+                raise StateError("the snapshot was made with another baseline")
+            sketches = [
+                (name, int(tick), Sketch.load(self._views[_number(name)], dumped))
+                for name, tick, dumped in state["accounts"]
+            ]
+            for others, dumped in zip(self._others, state["others"], strict=True):
+                others.load(dumped)
+            epoch, look = state["clock"]
+            unscored, refused, evicted, turned_away, kept = map(int, state["counts"])
+            self._memory.load(state["memory"])
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise StateError(f"a snapshot of {self.name} is damaged: {error}") from error
+        self._sketches.load(sketches, kept)
+        self._waiting, self._waiting_rows = [], 0
+        self._sketches.evicted, self._sketches.refused = evicted, turned_away
+        self._epoch, self._look = None if epoch is None else float(epoch), int(look)
+        self._counts = {"unscored": unscored, "refused": refused}
+
+    def _fingerprint(self) -> str:
+        """What was summed up, and against what."""
+        digest = hashlib.blake2b(digest_size=16)
+        for view, null in zip(self._views, self._nulls, strict=True):
+            digest.update(f"{view.model}\0{view.view}\0".encode())
+            for array in (view.arrays("") | null.arrays("")).values():
+                digest.update(array.tobytes())
+        return digest.hexdigest()
+
+    @classmethod
+    def fit(cls, records: Iterable[Records], params: Any, kernels: Kernels) -> Fit:
+        """Learn what ordinary accounts look like as a crowd, for each model that has enough of them."""
+        return fitting.fit(records, params, kernels, ADVERSARIAL)
+
+
+def _is_known(sketch: Sketch) -> bool:
+    """Strangers with a query or two make room before it does."""
+    return sketch.count >= MIN_QUERIES
+
+
+def _number(name: str) -> int:
+    return int(name.partition(":")[0])
+
+
+def _crowd(name: str) -> str:
+    """Accounts are held against those of the same view, and synthetic ones against synthetic ones."""
+    number, synthetic, _ = name.split(":", 2)
+    return f"{number}:{synthetic}"
+
+
+def _prefix(address: str | None) -> str:
+    """The /24 or /48 that an address lies in, in its own text; empty where there is none."""
+    if not address:
+        return ""
+    if "/" in address:
+        return address[:64]
+    if ":" in address:
+        return ":".join(address.split(":")[:3]) + "::/48"
+    parts = address.split(".")
+    return ".".join(parts[:3]) + ".0/24" if len(parts) == 4 else address[:64]
+
+
+DETECTOR = CampaignExtraction

@@ -1,0 +1,259 @@
+"""A GPU that no longer answers its load as it used to: power, clocks, temperature, memory, utilisation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Final
+
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from mlsecd.detectors import base
+from mlsecd.detectors._drift_freeze import Settings, freeze_columns
+from mlsecd.detectors._drift_gpu import COLUMNS, MINUTE, NAMES, Curves, Minute
+from mlsecd.detectors._drift_plan import Plan
+from mlsecd.detectors._drift_verdicts import judge
+from mlsecd.detectors._drift_watch import Watch
+from mlsecd.detectors._serving import FAR_SECONDS, by_host
+from mlsecd.detectors.base import Detector, DetectorState, Maturity, Section, Standing
+from mlsecd.errors import StateError
+from mlsecd.kernels import Kernels
+from mlsecd.records import Finding, GpuSample, Kind, Records, RequestBatch
+from mlsecd.windows.keyed import Keyed
+from mlsecd.windows.packing import pack, unpack
+
+__all__ = ["DETECTOR", "DriftGpu", "Params"]
+
+_DEFAULT_SHARE: Final = 0.25  # false alarms a week, where the configuration hands down none
+_HOSTS_MAX: Final = 256
+_STAGES: Final = (1, 6, 42)  # times arm_minutes, at which the reference is made anew: 8 h, 2 days, 2 weeks
+_TICK_SECONDS: Final = 60.0
+
+
+class Params(base.Params, frozen=True):
+    """What is learned, and how sure an alarm must be."""
+
+    false_alarms_per_week: (
+        Annotated[float, Meta(gt=0, description="share of the false-alarm budget; default: handed down from [budget]")]
+        | None
+    ) = None
+    expected_gpus: Annotated[int, Meta(ge=1, le=1_024, description="GPUs that the share is divided among")] = 8
+    gpus: Annotated[int, Meta(ge=1, le=256, description="GPUs watched at most; the one quiet longest goes")] = 64
+    arm_minutes: Annotated[
+        int, Meta(ge=60, le=1_440, description="minutes of samples that a reference needs; it grows to 42 times that")
+    ] = 480
+    repeat_seconds: Annotated[
+        float, Meta(ge=60, le=900, description="event time between repeats of a finding that goes on")
+    ] = 300.0
+
+
+@dataclass(slots=True)
+class _Gpu:
+    """What is held of one GPU: 0.5 MiB while it learns for two weeks, then as much as its reference."""
+
+    watch: Watch
+    minute: Minute = field(default_factory=Minute)
+    stage: int = 0
+    times: list[float] = field(default_factory=list)
+    rows: list[NDArray[np.float32]] = field(default_factory=list)
+    curves: Curves | None = None
+
+
+class DriftGpu(Detector):
+    """A conformal e-CUSUM per number of a GPU, a row a minute, each less what its load explains."""
+
+    name = "drift_gpu"
+    consumes = frozenset({Kind.GPU, Kind.REQUEST})
+    key = "gpu"
+    maturity = Maturity.SANDBOX
+    atlas = ("AML.T0034",)
+    owasp = ("LLM10:2025",)
+    resolve_after_seconds = 7_200.0
+    summary = "A GPU draws other power, clocks, memory or time for its load than it used to."
+    action = (
+        "Look at what changed when it began: a driver, a power limit, cooling, another model or batch size, or a "
+        "process that shares the GPU. If it is the new normal, restart without the kept state to learn it."
+    )
+    blind_spots: ClassVar[tuple[str, ...]] = (
+        "What is already wrong while the first hours are learned becomes the reference.",
+        "Minutes with more load than was ever seen are not judged; nor is anything shorter than some minutes.",
+        "Utilisation is held against requests only where requests are recorded with the GPU's host.",
+        "The references are learned from the stream, not from a baseline.",
+    )
+    Params = Params
+
+    def __init__(self, params: Any, kernels: Kernels, section: Section | None = None) -> None:
+        super().__init__(params, kernels, section)
+        share = params.false_alarms_per_week or _DEFAULT_SHARE
+        self._plan = Plan(
+            settings=Settings(params.arm_minutes, params.arm_minutes, 0, 0, 0.0),
+            stages=(),
+            whole=0,
+            refresh_seconds=0.0,
+            client_rows=1,
+            repeat_seconds=float(params.repeat_seconds),
+            alarms_per_week=share / params.expected_gpus,
+        )
+        self._gpus = {
+            synthetic: Keyed(params.gpus, lambda _: _Gpu(Watch(self._plan, None)), _TICK_SECONDS)
+            for synthetic in (False, True)
+        }
+        self._requests: dict[tuple[str, bool], dict[int, int]] = {}  # by host, completed by minute: the latest three
+
+    def observe(self, records: Records) -> list[Finding]:
+        """Count requests; fold samples, minute by minute."""
+        if isinstance(records, RequestBatch):
+            self._count(records)
+            return []
+        if not isinstance(records, GpuSample) or not abs(records.ts) < FAR_SECONDS:
+            return []
+        gpu = self._gpus[records.synthetic].touch(records.gpu, records.ts)
+        if gpu is None:
+            return []
+        found = []
+        number = math.floor(records.ts / MINUTE)
+        if number != gpu.minute.number:
+            if 0 <= gpu.minute.number < number and any(gpu.minute.counts):
+                found = self._close_minute(gpu, records)
+            gpu.minute = Minute(number)
+        gpu.minute.add(records)
+        return found
+
+    def _count(self, batch: RequestBatch) -> None:
+        times = batch.completion
+        for host, synthetic, rows in by_host(batch):
+            if (host, synthetic) not in self._requests and len(self._requests) >= _HOSTS_MAX:
+                continue
+            held = self._requests.setdefault((host, synthetic), {})
+            own = times[rows]
+            numbers, counts = np.unique(np.floor(own[np.abs(own) < FAR_SECONDS] / MINUTE), return_counts=True)
+            for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
+                held[int(number)] = held.get(int(number), 0) + count
+                for old in [one for one in held if one < int(number) - 2 or one > int(number)]:
+                    del held[old]
+
+    def _close_minute(self, gpu: _Gpu, sample: GpuSample) -> list[Finding]:
+        """A minute is whole: judge it, and learn from it while the reference grows."""
+        number = gpu.minute.number
+        hosts = {sample.host, ""}
+        requests = sum(self._requests.get((host, sample.synthetic), {}).get(number, 0) for host in hosts)
+        row, time = gpu.minute.row(requests), (number + 1) * MINUTE
+        told = self._judge(gpu, row, time)
+        if gpu.stage < len(_STAGES):
+            self._learn(gpu, row, time)
+        if not told or gpu.watch.reference is None:
+            return []
+        verdict = judge(gpu.watch, gpu.watch.reference, sample.ts)
+        return [
+            self.finding(
+                ts=sample.ts,
+                subject_kind="gpu",
+                subject=sample.gpu,
+                synthetic=sample.synthetic,
+                **verdict._asdict(),
+            )
+        ]
+
+    def _judge(self, gpu: _Gpu, row: NDArray[np.float32], time: float) -> bool:
+        reference = gpu.watch.reference
+        if reference is None or gpu.curves is None or not reference.names:
+            return False
+        values = np.ascontiguousarray(gpu.curves.streams(row[None])[:, reference.chosen])
+        return gpu.watch.judge_values(reference, values, np.array([time]), self.kernels)
+
+    def _learn(self, gpu: _Gpu, row: NDArray[np.float32], time: float) -> None:
+        """Add a minute; a longer reference waits for the end of what the shorter one has found."""
+        gpu.times.append(time)
+        gpu.rows.append(row)
+        if len(gpu.rows) < _STAGES[gpu.stage] * self.params.arm_minutes:
+            return
+        if not gpu.watch.shifted:
+            rows = np.array(gpu.rows)
+            gpu.curves = Curves.of(rows)
+            values = gpu.curves.streams(rows).astype(np.float32)
+            gpu.watch.arm(freeze_columns(np.array(gpu.times), values, NAMES, self.kernels))
+        gpu.stage += 1
+        if gpu.stage == len(_STAGES):
+            gpu.times, gpu.rows = [], []
+
+    def standing(self) -> Standing:
+        """Learning until a GPU has its reference; shifted while any has left it."""
+        gpus = [one for _, one in self._gpus[False].items()] or [one for _, one in self._gpus[True].items()]
+        armed = [one.watch for one in gpus if one.watch.reference is not None and one.watch.reference.names]
+        gauges = {
+            "gpus": float(len(gpus)),
+            "armed_gpus": float(len(armed)),
+            "shifted_gpus": float(sum(watch.shifted for watch in armed)),
+            "streams": float(sum(len(watch.state) for watch in armed)),
+            "refused": float(sum(keyed.refused + keyed.evicted for keyed in self._gpus.values())),
+        }
+        if gauges["shifted_gpus"]:
+            return Standing(DetectorState.SHIFTED, f"{gauges['shifted_gpus']:.0f} GPUs answer otherwise", gauges)
+        if armed:
+            return Standing(DetectorState.ARMED, "", gauges)
+        furthest = max((len(one.rows) for one in gpus), default=0)
+        return Standing(
+            DetectorState.LEARNING, f"{furthest} of {self.params.arm_minutes} minutes of the furthest GPU", gauges
+        )
+
+    def snapshot(self) -> bytes:
+        """Every GPU's minutes, or reference and streams, and the requests of the last minutes."""
+        return pack(
+            self.version,
+            {
+                "requests": [
+                    [host, synthetic, list(held.items())] for (host, synthetic), held in self._requests.items()
+                ],
+                "gpus": [
+                    [[key, tick, _dump(gpu)] for key, tick, gpu in self._gpus[synthetic].dump()]
+                    for synthetic in (False, True)
+                ],
+            },
+        )
+
+    def restore(self, blob: bytes) -> None:
+        """Take a snapshot's state."""
+        held = unpack(self.version, blob)
+        try:
+            requests = {
+                (str(host), bool(synthetic)): {int(number): int(count) for number, count in counts}
+                for host, synthetic, counts in held["requests"]
+            }
+            gpus = [[(key, tick, _load(self._plan, state)) for key, tick, state in rows] for rows in held["gpus"]]
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise StateError(f"{self.name}: a snapshot does not fit: {error}") from error
+        self._requests = requests
+        for keyed, rows in zip(self._gpus.values(), gpus, strict=True):
+            keyed.load(rows[-self.params.gpus :])
+
+
+def _dump(gpu: _Gpu) -> dict[str, Any]:
+    return {
+        "watch": gpu.watch.dump() if gpu.watch.reference is not None else None,
+        "minute": [gpu.minute.number, gpu.minute.sums, gpu.minute.counts],
+        "stage": gpu.stage,
+        "times": np.array(gpu.times, np.float64),
+        "rows": np.array(gpu.rows, np.float32).reshape(-1, len(COLUMNS)),
+        "curves": None if gpu.curves is None else gpu.curves.dump(),
+    }
+
+
+def _load(plan: Plan, state: dict[str, Any]) -> _Gpu:
+    number, sums, counts = state["minute"]
+    if len(sums) != len(COLUMNS) or len(counts) != len(COLUMNS) or state["rows"].shape[1] != len(COLUMNS):
+        raise ValueError("a GPU's minutes are damaged")
+    if len(state["times"]) != len(state["rows"]) or not 0 <= int(state["stage"]) <= len(_STAGES):
+        raise ValueError("a GPU's minutes do not fit each other")
+    return _Gpu(
+        Watch(plan, None) if state["watch"] is None else Watch.load(plan, state["watch"]),
+        Minute(int(number), [float(one) for one in sums], [int(one) for one in counts]),
+        int(state["stage"]),
+        state["times"].tolist(),
+        list(state["rows"]),
+        None if state["curves"] is None else Curves.load(state["curves"]),
+    )
+
+
+DETECTOR = DriftGpu

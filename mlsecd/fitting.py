@@ -1,0 +1,141 @@
+"""``mlsecd baseline fit``: every detector learns what it can from ordinary records."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from mlsecd import app, baseline, plugins
+from mlsecd.config import Config
+from mlsecd.detectors.base import Fit
+from mlsecd.engines.hold import Ordered
+from mlsecd.engines.replay import Progress, records_of
+from mlsecd.errors import RecordError
+from mlsecd.kernels import Kernels
+from mlsecd.meters import Meters
+from mlsecd.records import Kind, Records, RequestBatch
+
+__all__ = ["Fitted", "Tally", "fit", "write_policies"]
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one reading of the files gave."""
+
+    meters: Meters = field(default_factory=Meters)  # counts what was dropped
+    records: int = 0
+    synthetic: int = 0  # of them; they teach nothing
+
+    def add(self, records: Records) -> None:
+        """Count these."""
+        if isinstance(records, RequestBatch):
+            self.records += len(records)
+            self.synthetic += int(records.synthetic.sum())
+        else:
+            self.records += 1
+            self.synthetic += records.synthetic
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What came of a fit: one entry a detector that can learn."""
+
+    parts: dict[str, Fit]
+    header: dict[str, Any]
+    digest: str  # of the file written; empty where no part fitted
+    tally: Tally = field(default_factory=Tally)
+
+
+def fit(  # noqa: PLR0913
+    paths: list[str],
+    out: Path,
+    config: Config,
+    kernels: Kernels,
+    *,
+    version: str,
+    progress: Progress | None = None,
+) -> Fitted:
+    """Learn from recorded records and write the baseline to ``out``, where any part fits.
+
+    The files are read once a detector, so that none has to keep them: standard input will not do.
+
+    Raises
+    ------
+    RecordError
+        A file cannot be read.
+    BaselineError
+        ``out`` cannot be written.
+    """
+    if "-" in paths:
+        raise RecordError("baseline fit reads its files more than once: give files, not standard input")
+    parts: dict[str, Fit] = {}
+    tallies = [Tally()]  # one a reading; who learns nothing reads nothing
+    for name, cls in plugins.detectors().items():
+        if name in config.disabled:
+            continue
+        tallies.append(Tally())
+        learned = cls.fit(_ordered(paths, config, tallies[-1], progress), config.detectors[name], kernels)
+        if learned is not None:
+            parts[name] = learned
+    header = _describe(paths, version)
+    sections = {name: part.section for name, part in parts.items() if part.section is not None}
+    digest = baseline.write(out, header, sections) if sections else ""
+    return Fitted(parts, header, digest, max(tallies, key=attrgetter("records")))
+
+
+def _ordered(paths: list[str], config: Config, tally: Tally, progress: Progress | None) -> Iterator[Records]:
+    """The records as the fold would hand them out."""
+    released: list[Ordered] = []
+    fold = app.make_fold(config, tally.meters)
+    fold.on_released = released.append
+    for records in records_of(paths, tally.meters, progress):
+        tally.add(records)
+        fold.push([records])
+        yield from _drain(released)
+    fold.finish()
+    yield from _drain(released)
+
+
+def _drain(released: list[Ordered]) -> Iterator[Records]:
+    for ordered in released:
+        yield from ordered.pieces(frozenset(Kind))
+    released.clear()
+
+
+def _describe(paths: list[str], version: str) -> dict[str, Any]:
+    """Where a baseline came from: enough to fit it again, and to prove that it was these files."""
+    inputs = []
+    for path in paths:
+        with Path(path).open("rb") as file:
+            inputs.append({"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": file.tell()})
+    return {"mlsecd": version, "inputs": inputs}
+
+
+def write_policies(fitted: Fitted, out: Path) -> list[Path]:
+    """Write what a person should review, an allow list say, as TOML beside the baseline."""
+    written = []
+    for name, part in fitted.parts.items():
+        entries = part.section.header.get("allow") if part.section is not None else None
+        if not entries:
+            continue
+        path = out.with_name(f"{out.stem}.{name}.toml")
+        path.write_text(_POLICY_HEAD + "".join(_entry(name, entry) for entry in entries))
+        written.append(path)
+    return written
+
+
+_POLICY_HEAD = """\
+# Proposed by `mlsecd baseline fit` from what it saw. Review it: what was wrong while recording is in here too.
+# Copy what is right into mlsecd.toml.
+"""
+
+
+def _entry(name: str, entry: dict[str, Any]) -> str:
+    # a JSON string is a TOML basic string, and the only escape that TOML lacks, of "/", is never written
+    rows = [f"{key} = {json.dumps(value)}\n" for key, value in entry.items() if value is not None]
+    return f"\n[[detectors.{name}.allow]]\n" + "".join(rows)

@@ -1,0 +1,309 @@
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+from support import Case, atoms, fold_of, requests
+
+from mlsecd.detectors._campaign_null import edge, members, spectrum
+from mlsecd.detectors.base import DetectorState, Fit, Section
+from mlsecd.detectors.campaign_extraction import DETECTOR, CampaignExtraction, Params
+from mlsecd.errors import BaselineError, StateError
+from mlsecd.kernels import cpu
+from mlsecd.records import Finding, RequestBatch, Severity, Status
+
+DIMS, CLASSES, HOUR = 8, 4, 3_600.0
+CENTRES = np.random.default_rng(99).normal(0, 3, (CLASSES, DIMS))
+PARAMS = Params(epoch_seconds=HOUR, false_alarms_per_week=1.0)  # it looks every 150 s
+
+
+def ordinary(rng: np.random.Generator, n: int) -> Any:
+    """Around the classes' centres."""
+    return CENTRES[rng.integers(0, CLASSES, n)] + rng.normal(0, 1, (n, DIMS))
+
+
+def copied(rng: np.random.Generator, n: int) -> Any:
+    """From outside, all from the same side: one attacker's generator."""
+    return np.tile([[7.0, -7.0, 7.0, 7.0, 0.0, 0.0, 0.0, 0.0]], (n, 1)) + rng.normal(0, 2, (n, DIMS))
+
+
+def label_of(x: Any) -> list[str]:
+    return [str(one) for one in np.linalg.norm(x[:, None] - CENTRES[None], axis=2).argmin(axis=1)]
+
+
+def account(rng: np.random.Generator, name: str, n: int, share: float = 0.0, **columns: Any) -> dict[str, Any]:
+    """One account's queries over an hour, a share of them from outside."""
+    outside = rng.random(n) < share
+    x = np.where(outside[:, None], copied(rng, n), ordinary(rng, n)) + columns.pop("moved", 0.0)
+    return {"client": name, "x": x, "ts": np.sort(rng.uniform(0, columns.pop("span", HOUR), n)), **columns}
+
+
+def traffic(accounts: list[dict[str, Any]], start: float = 0.0) -> RequestBatch:
+    """Accounts' queries, joined in time."""
+    x = np.concatenate([one["x"] for one in accounts])
+    ts = np.concatenate([one["ts"] for one in accounts])
+    names = np.concatenate([[one["client"]] * len(one["ts"]) for one in accounts])
+    networks = np.concatenate([[one.get("network", "")] * len(one["ts"]) for one in accounts])
+    synthetic = np.concatenate([[one.get("synthetic", 0)] * len(one["ts"]) for one in accounts])
+    order = np.argsort(ts, kind="stable")
+    return requests(
+        start + ts[order],
+        features=x[order],
+        predicted=label_of(x[order]),
+        client=[str(name) for name in names[order]],
+        network=[str(one) or None for one in networks[order]],
+        synthetic=synthetic[order],
+        body_hash=[f"{start}{i}" for i in order],
+    )
+
+
+def crowd(rng: np.random.Generator, count: int, rows: int = 40, prefix: str = "c", **columns: Any) -> list[Any]:
+    return [account(rng, f"{prefix}{i}", rows, **columns) for i in range(count)]
+
+
+@functools.cache
+def fitted() -> Fit:
+    return DETECTOR.fit([traffic(crowd(np.random.default_rng(1), 120))], PARAMS, cpu)
+
+
+def make(section: Section | None = None, params: Params = PARAMS) -> CampaignExtraction:
+    return DETECTOR(params, cpu, fitted().section if section is None else section)
+
+
+def told(batch: RequestBatch, detector: CampaignExtraction | None = None) -> list[Finding]:
+    """Lines of a fold over the batch, and over a last row that closes what came before; not those that resolve."""
+    last = traffic(crowd(np.random.default_rng(5), 1, rows=1, prefix="last"), start=float(batch.completion[-1]) + 60)
+    fold = fold_of(detector or make())
+    lines = fold.push([batch]) + fold.push([last]) + fold.finish()
+    return [line for line in lines if line.status is not Status.RESOLVED]
+
+
+@functools.cache
+def hydra() -> RequestBatch:
+    """Fifteen accounts with four fifths of ordinary cover among forty ordinary ones."""
+    rng = np.random.default_rng(11)
+    return traffic(crowd(rng, 40) + crowd(rng, 15, prefix="h", share=0.2, network="203.0.113.7"))
+
+
+def conformance() -> Case:
+    rng = np.random.default_rng(12)
+    parts = crowd(rng, 25, rows=24, span=1_000.0) + crowd(rng, 10, rows=24, prefix="h", share=0.4, span=1_000.0)
+    parts += crowd(rng, 2, rows=5, prefix="s", synthetic=1, span=1_000.0)
+    joined = traffic(parts)
+    tail = traffic(crowd(rng, 1, rows=2, prefix="tail", span=10.0), start=1_300.0)
+    return Case(
+        detector=DETECTOR,
+        params=PARAMS,
+        records=[joined.slice(i, min(i + 100, len(joined))) for i in range(0, len(joined), 100)] + [tail],
+        limited=Params(epoch_seconds=HOUR, max_clients=50, max_compared_rows=256),
+        flood=lambda count: [traffic(crowd(np.random.default_rng(8), count, rows=2))],
+        section=fitted().section,
+    )
+
+
+# What it finds
+
+
+def test_a_campaign_under_cover_is_told_with_its_accounts() -> None:
+    found = [one for one in told(hydra()) if one.subject_kind == "campaign"]
+    last = found[-1]
+    assert {one.subject for one in found} == {last.subject}, "one campaign, one name"
+    assert (last.severity, last.certified, last.synthetic) == (Severity.HIGH, False, False)
+    named = set(last.evidence["clients"])
+    members_ = {f"h{i}" for i in range(15)}
+    assert len(named & members_) >= 14
+    assert len(named - members_) <= 3  # of forty; one ordinary client in twenty lies as far out
+    assert last.score > last.threshold
+    assert last.evidence["channels"][0]["channel"] == "very_odd_f"
+    assert last.evidence["networks"] == [{"network": "203.0.113.0/24", "members": len(named & members_)}]
+    assert last.evidence["cells_seen_together"] > last.evidence["cells_seen_by_the_median_member"] > 0
+    assert 'accounts act as one on model "m"' in last.reason
+    assert "unlike what others send" in last.reason
+    assert 0.0 <= last.evidence["first_ts"] < last.evidence["last_ts"] <= HOUR
+
+
+def test_ordinary_accounts_are_no_campaign() -> None:
+    assert told(traffic(crowd(np.random.default_rng(21), 60))) == []
+
+
+def test_accounts_that_move_together_are_a_shift_and_no_attack() -> None:
+    rng = np.random.default_rng(22)
+    moved = np.array([0.0, 0, 0, 0, 1.2, 1.2, 0, 0])
+    detector = make()
+    found = told(traffic(crowd(rng, 40) + crowd(rng, 25, prefix="new", moved=moved)), detector)
+    assert {(one.subject_kind, one.severity) for one in found} == {("model", Severity.INFO)}
+    assert "clients" not in found[-1].evidence
+    assert "a season, a launch" in found[-1].reason
+    assert detector.standing().state is DetectorState.SHIFTED
+
+
+def test_oddness_alone_after_half_a_day_of_everybody_moving_is_a_ticket() -> None:
+    rng = np.random.default_rng(28)
+    accounts = crowd(rng, 40) + crowd(rng, 15, prefix="h", share=0.3)
+    calm, moving = make(), make()
+    for _ in range(24):  # and down again with each quiet look
+        moving._memory.looked("0:0", shifted=True)
+    for detector, severity in ((calm, Severity.HIGH), (moving, Severity.MEDIUM)):
+        found = [one for one in told(traffic(accounts), detector) if one.subject_kind == "campaign"]
+        assert {one["channel"] for one in found[0].evidence["channels"]} <= {"very_odd_f", "odd_u", "very_odd_u"}
+        assert found[0].severity is severity
+
+
+def test_those_who_copy_each_other_without_another_sign_are_a_ticket() -> None:
+    rng = np.random.default_rng(23)
+    shared = ordinary(rng, 40)
+    accounts = crowd(rng, 40)
+    for i in range(12):
+        own = account(rng, f"t{i}", 40)
+        own["x"] = shared + rng.normal(0, 0.02, shared.shape)
+        accounts.append(own)
+    found = [one for one in told(traffic(accounts)) if one.subject_kind == "campaign"]
+    assert found
+    assert {one["channel"] for one in found[0].evidence["channels"]} == {"near_others"}
+    assert found[0].severity is Severity.MEDIUM
+
+
+def test_exact_repeats_of_one_body_by_many_accounts_are_nothing() -> None:
+    rng = np.random.default_rng(24)
+    accounts = crowd(rng, 60)
+    batch = traffic(accounts)
+    health = traffic(
+        [
+            {"client": f"c{i}", "x": np.tile(CENTRES[0], (30, 1)), "ts": np.sort(rng.uniform(0, HOUR, 30))}
+            for i in range(20)
+        ]
+    )
+    same = RequestBatch({**health.columns, "body_hash": requests(health.ts, body_hash="health").columns["body_hash"]})
+    joined = RequestBatch.concat([batch, same])
+    assert told(joined.take(np.argsort(joined.completion, kind="stable"))) == []
+
+
+def test_a_network_whose_accounts_do_what_attackers_do_is_told_below_twenty_accounts() -> None:
+    rng = np.random.default_rng(25)
+    found = told(traffic(crowd(rng, 8) + crowd(rng, 8, prefix="n", share=0.5, network="198.51.100.4")))
+    assert found
+    assert set(found[-1].evidence["clients"]) == {f"n{i}" for i in range(8)}
+    assert found[-1].evidence["found_by"] == "network 198.51.100.0/24"
+
+
+def test_a_campaign_that_goes_on_next_epoch_keeps_its_name() -> None:
+    rng = np.random.default_rng(26)
+    detector = make()
+    days = [crowd(rng, 40) + crowd(rng, 15, prefix="h", share=0.3) for _ in range(2)]
+    fold = fold_of(detector)
+    lines = fold.push([traffic(days[0]), traffic(days[1], start=HOUR + 30)]) + fold.finish()
+    campaigns = [one for one in lines if one.subject_kind == "campaign"]
+    assert len({one.subject for one in campaigns}) == 1
+    assert max(one.ts for one in campaigns) > HOUR
+
+
+def test_synthetic_accounts_are_held_against_synthetic_ones() -> None:
+    rng = np.random.default_rng(27)
+    found = told(traffic(crowd(rng, 40, synthetic=1) + crowd(rng, 15, prefix="h", share=0.3, synthetic=1)))
+    assert found
+    assert all(one.synthetic for one in found)
+
+
+# What it is made of
+
+
+def test_the_spectrum_of_noise_ends_at_its_edge() -> None:
+    rng = np.random.default_rng(31)
+    y = rng.normal(0, 1, (4_000, 40))
+    assert spectrum(y, 1e9).value == pytest.approx(edge(40, 4_000), rel=0.03)
+
+
+def test_members_are_told_from_others_and_a_loud_account_owns_no_axis() -> None:
+    rng = np.random.default_rng(32)
+    detector = make()
+    null = detector._nulls[0]
+    dims = len(null.mean)
+    y = rng.normal(0, 1, (100, dims))
+    y[:30, 3] += 6.0
+    y[40] *= 1_000.0
+    top = spectrum(y, null.cap)
+    assert abs(top.direction[3]) > 0.8
+    sides = list(members(y, null.held, null.cap, top.direction))
+    best = max(sides, key=lambda side: int(side[:30].sum()))
+    assert best[:30].all()
+
+
+def test_the_threshold_falls_with_the_number_of_accounts_and_rises_with_certainty() -> None:
+    null = make()._nulls[0]
+    assert null.threshold(0.001, 50) > null.threshold(0.01, 50) > null.threshold(0.01, 500)
+
+
+def test_states_and_limits() -> None:
+    assert DETECTOR(PARAMS, cpu).standing().state is DetectorState.LEARNING
+    assert DETECTOR(PARAMS, cpu).observe(hydra()) == []
+    detector = make(params=Params(epoch_seconds=HOUR, max_clients=10))
+    told(hydra(), detector)
+    standing = detector.standing()
+    assert standing.state is DetectorState.ARMED
+    assert standing.gauges["accounts"] == 10
+    assert standing.gauges["refused_rows"] + standing.gauges["evicted_clients"] > 0
+
+
+def test_an_account_costs_three_kibibytes() -> None:
+    detector = make()
+    told(hydra(), detector)
+    sketches = [sketch for _, sketch in detector.states()]
+    size = max(sketch.recent.nbytes + sketch.sums.nbytes + sketch.cells.nbytes for sketch in sketches)
+    assert size <= 3 * 1024
+
+
+def test_rows_that_cannot_be_measured_are_counted() -> None:
+    rng = np.random.default_rng(33)
+    detector = make()
+    batch = requests([1.0, 2.0, 3.0], client=["a", None, "b"], features=rng.normal(0, 1, (3, DIMS + 1)))
+    assert detector.observe(batch) == []
+    assert list(detector.states()) == []
+    assert detector.standing().gauges["unscored_rows"] == 3
+
+
+# What it learns
+
+
+def test_fit_says_what_it_needs() -> None:
+    few = DETECTOR.fit([traffic(crowd(np.random.default_rng(41), 30))], PARAMS, cpu)
+    assert few.section is None
+    assert few.refused is not None
+    assert 'model "m": 30 clients, too few' in few.refused
+    assert "needs 60 clients" in few.refused
+    empty = DETECTOR.fit([], PARAMS, cpu)
+    assert empty.section is None
+    assert fitted().refused is None
+    assert "ordinary clients" in fitted().notes[0]
+
+
+def test_a_damaged_baseline_is_refused() -> None:
+    section = fitted().section
+    assert section is not None
+    for name in ("0.axes", "0.rates", "0.grid.f", "0.f.whiten"):
+        arrays = {**section.arrays, name: section.arrays[name][:1]}
+        with pytest.raises(BaselineError):
+            make(Section(section.header, arrays))
+        with pytest.raises(BaselineError):
+            make(Section(section.header, {key: value for key, value in section.arrays.items() if key != name}))
+    with pytest.raises(BaselineError):
+        make(Section({}, section.arrays))
+
+
+def test_a_snapshot_of_another_baseline_is_refused() -> None:
+    other = DETECTOR.fit([traffic(crowd(np.random.default_rng(42), 70))], PARAMS, cpu).section
+    detector = make()
+    detector.observe(hydra())
+    assert list(detector.states())
+    with pytest.raises(StateError):
+        make(other).restore(detector.snapshot())
+
+
+def test_a_single_row_batch_is_as_good_as_a_large_one() -> None:
+    whole, single = make(), make()
+    told(hydra(), whole)
+    fold = fold_of(single)
+    for one in atoms([hydra()])[:300]:
+        fold.push([one])
+    assert 0 < single.standing().gauges["accounts"] <= whole.standing().gauges["accounts"]

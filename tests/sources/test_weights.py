@@ -1,0 +1,235 @@
+"""Model files on a real file system, real readers, and the kernel's own events where they may be had."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import mmap
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlsecd import kernels
+from mlsecd.detectors._allow import Allow
+from mlsecd.detectors.integrity_weights import DETECTOR, Params
+from mlsecd.errors import SourceError
+from mlsecd.meters import Meters
+from mlsecd.records import FileSample, Severity
+from mlsecd.sources.weights import Weights, WeightsParams
+from mlsecd.sources.weights_digest import Hasher, sampled, stamp_of
+
+Make = Callable[..., Weights]
+READER = "import sys, mmap, time\n{}\nprint('ready', flush=True)\ntime.sleep(60)\n"
+OPEN = READER.format("held = open(sys.argv[1], 'rb')")
+MAP = READER.format("with open(sys.argv[1], 'rb') as f: held = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "models" / "model.safetensors"
+    path.parent.mkdir()
+    path.write_bytes(os.urandom(1 << 20))
+    return path
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    made: list[Weights] = []
+
+    def start(*paths: Path | str, **params: Any) -> Weights:
+        made.append(Weights(WeightsParams(paths=tuple(map(str, paths)), **params), Meters()))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.close()
+
+
+@contextlib.contextmanager
+def reader(code: str, path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE) as one:
+        assert one.stdout is not None
+        assert one.stdout.readline() == b"ready\n"
+        try:
+            yield one
+        finally:
+            one.kill()
+
+
+def look(source: Weights) -> FileSample:
+    (found,) = source.poll(time.monotonic() + 30).records
+    assert isinstance(found, FileSample)
+    return found
+
+
+def until(what: Callable[[], Any]) -> Any:
+    end = time.monotonic() + 30
+    while not (found := what()):
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+    return found
+
+
+def test_a_file_is_described_and_hashed_in_the_background(model: Path, make: Make) -> None:
+    source = make(model.parent)
+    (file,) = look(source).files
+    found = model.stat()
+    assert (file.path, file.inode, file.size) == (str(model), found.st_ino, 1 << 20)
+    assert len(file.sampled or "") == 32
+    digest = until(lambda: look(source).files[0].sha256)
+    assert digest == hashlib.sha256(model.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(("code", "how"), [(OPEN, "open"), (MAP, "mapped")])
+def test_who_has_it_open_or_mapped(model: Path, make: Make, code: str, how: str) -> None:
+    with reader(code, model) as one:
+        mine = [use for use in look(make(model, events=False)).uses if use.pid == one.pid]
+    assert [(use.how, use.path, use.uid) for use in mine] in (
+        [(how, str(model), os.getuid())],
+        [("mapped", str(model), os.getuid())],
+    )
+    assert mine[0].exe == os.path.realpath(sys.executable)
+
+
+def test_a_file_that_was_replaced_under_its_reader(model: Path, make: Make) -> None:
+    with reader(MAP, model) as one:
+        (model.parent / "new").write_bytes(os.urandom(1 << 20))
+        (model.parent / "new").rename(model)
+        uses = look(make(model, events=False)).uses
+    assert [use.how for use in uses if use.pid == one.pid] == ["mapped_deleted"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs CAP_SYS_ADMIN")
+def test_the_kernel_tells_of_a_reader_that_is_gone_before_the_next_look(model: Path, make: Make) -> None:
+    source = make(model)
+    if any(entry.startswith("opens:") for entry in look(source).blind):
+        pytest.skip("fanotify is not permitted here")
+
+    def copied() -> list[Any]:
+        subprocess.run(["cp", str(model), str(model.parent.parent / "copy")], check=True)
+        time.sleep(0.2)
+        return [use for use in look(source).uses if use.how == "opened"]
+
+    uses = until(copied)
+    assert {use.path for use in uses} == {str(model)}
+    # the process may be gone before it could be looked at: then it is told of without its name
+    assert {use.exe for use in uses} <= {None, os.path.realpath("/bin/cp")}
+
+
+def test_a_changed_file_and_a_foreign_reader_become_findings(model: Path, make: Make) -> None:
+    """From the file system to the finding: a copied and then tampered model, its times put back."""
+    source = make(model, events=False, sample_seconds=0.001)
+    detector = DETECTOR(Params(readers=(Allow(exe="/opt/vllm/**"),)), kernels)
+    assert detector.observe(look(source)) == []
+    with reader(OPEN, model) as one:
+        (found,) = detector.observe(look(source))
+    assert (found.severity, found.evidence["pid"], found.evidence["file"]) == (Severity.HIGH, one.pid, str(model))
+    before = model.stat()
+    with model.open("r+b") as file:
+        file.write(b"tampered")
+    os.utime(model, ns=(before.st_atime_ns, before.st_mtime_ns))
+    (found,) = [one for one in detector.observe(look(source)) if one.subject_kind == "file"]
+    assert found.severity is Severity.HIGH
+    assert found.reason == (
+        f'"{model}" changed: its sampled digest differs; its modification time was not, or was put back'
+    )
+
+
+def test_patterns_missing_files_and_limits(model: Path, make: Make) -> None:
+    (model.parent / "b.gguf").write_bytes(b"x")
+    (model.parent / "link").symlink_to("/dev/zero")
+    os.mkfifo(model.parent / "pipe")
+    source = make(str(model.parent / "*.gguf"), str(model.parent), events=False)
+    assert [Path(file.path).name for file in look(source).files] == ["b.gguf", "model.safetensors"]
+    (model.parent / "b.gguf").unlink()
+    assert look(source).missing == (str(model.parent / "b.gguf"),)
+    few = make(str(model.parent), max_files=1, events=False)
+    assert any(entry.startswith("files: ") for entry in look(few).blind)
+    with pytest.raises(SourceError, match="no configured model file"):
+        look(make("/nowhere/*.bin", events=False))
+    assert Weights(WeightsParams(), Meters()).supported() is not None
+
+
+def test_samples_see_both_ends_and_the_size(tmp_path: Path) -> None:
+    def digest(data: bytes) -> str:
+        path = tmp_path / "one"
+        path.write_bytes(data)
+        with path.open("rb") as file:
+            return sampled(file.fileno(), len(data))
+
+    zeros = bytes(1 << 20)
+    every = {digest(zeros), digest(b"x" + zeros[1:]), digest(zeros[:-1] + b"x"), digest(zeros[1:]), digest(b"")}
+    assert len(every) == 5
+
+
+def resident(path: Path) -> int:
+    """Pages of a file that are in the page cache, by mincore."""
+    size = path.stat().st_size
+    with path.open("rb") as file, mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ, flags=mmap.MAP_SHARED) as held:
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mmap.restype = ctypes.c_void_p
+        address = libc.mmap(None, ctypes.c_size_t(size), 1, 1, file.fileno(), ctypes.c_long(0))
+        pages = (ctypes.c_ubyte * (len(held) // 4096))()
+        assert libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(size), pages) == 0
+        libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(size))
+        return sum(page & 1 for page in pages)
+
+
+def grown(path: Path, *, cached: bool) -> int:
+    """By how many pages hashing a file of 2,048 changed what the page cache holds of it."""
+    with path.open("wb") as file:
+        file.write(os.urandom(8 << 20))
+        file.flush()
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if resident(path) > 100:
+        pytest.skip("this file system keeps everything in memory")
+    if cached:
+        path.read_bytes()
+    before = resident(path)
+    hasher = Hasher(1e12)
+    try:
+        stamp = stamp_of(path.stat())
+        until(lambda: hasher.want(str(path), stamp))
+    finally:
+        hasher.stop()
+    return resident(path) - before
+
+
+def test_hashing_evicts_nothing_that_was_in_the_page_cache(tmp_path: Path) -> None:
+    assert grown(tmp_path / "large", cached=True) >= -64
+
+
+def test_hashing_leaves_nothing_in_the_page_cache(tmp_path: Path) -> None:
+    # a kernel that reads ahead while it is asked what it holds makes a chunk look cached: seldom, so not each time
+    assert min(grown(tmp_path / f"large{i}", cached=False) for i in range(5)) <= 64
+
+
+def test_the_background_pass_keeps_to_its_rate(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(bytes(4 << 20))
+    hasher = Hasher(8 << 20)
+    started = time.monotonic()
+    try:
+        until(lambda: hasher.want(str(path), stamp_of(path.stat())))
+    finally:
+        hasher.stop()
+    assert time.monotonic() - started >= 0.3
+
+
+def test_a_file_of_holes_is_not_read_for_days(tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    hasher = Hasher(1e12)
+    try:
+        assert hasher._hash(str(path), stamp_of(path.stat())) is None
+    finally:
+        hasher.stop()

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlsecd import cli, config, drills, plugins, selftest
+from mlsecd.detectors.gpu_lost import GpuLost
+from mlsecd.errors import MlsecdError
+from mlsecd.meters import Meters
+from mlsecd.records import Finding
+from mlsecd.selftest_result import Result, Watch, path_in, write
+
+
+def settings(tmp_path: Path, extra: str = "") -> Path:
+    file = tmp_path / "mlsecd.toml"
+    file.write_text(f'[daemon]\nstate_dir = "{tmp_path}"\n{extra}')
+    return file
+
+
+def off(*names: str) -> str:
+    return "".join(f"[detectors.{name}]\nenabled = false\n" for name in names)
+
+
+def all_but(*names: str) -> str:
+    return off(*(name for name in plugins.detectors() if name not in names))
+
+
+@pytest.mark.timeout(300)
+def test_every_detector_is_tried_and_the_result_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["selftest", "--json", "--config", str(settings(tmp_path))]) == 0
+    told = {row["detector"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert set(told) == set(plugins.detectors())
+    assert {name for name, row in told.items() if row["state"] == "passed"} == set(drills.DRILLS)
+    assert {row["state"] for name, row in told.items() if name not in drills.DRILLS} <= {"untried"}
+    kept = json.loads((tmp_path / "selftest.json").read_text())
+    assert kept["passed"] == dict.fromkeys(drills.DRILLS, True)
+
+
+def test_a_detector_that_sees_nothing_fails_and_one_that_is_off_is_not_tried(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GpuLost, "observe", lambda *_: [])
+    monkeypatch.setattr(GpuLost, "close", lambda *_: [])
+    file = settings(tmp_path, all_but("gpu_lost", "gpu_foreign_process"))
+    assert cli.main(["selftest", "--config", str(file)]) == 1
+    told = capsys.readouterr().out
+    assert "failed   gpu_lost                     a GPU drops off the bus: nothing was found" in told
+    assert "passed   gpu_foreign_process" in told
+    assert "off      extraction_account" in told
+    assert json.loads((tmp_path / "selftest.json").read_text())["passed"] == {
+        "gpu_lost": False,
+        "gpu_foreign_process": True,
+    }
+
+
+def test_a_finding_that_would_page_or_a_detector_that_raises_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = config.load(str(settings(tmp_path, all_but("gpu_lost"))))
+    observe = GpuLost.observe
+
+    def real(self: GpuLost, records: Any) -> list[Finding]:
+        return [dataclasses.replace(one, synthetic=False) for one in observe(self, records)]
+
+    def raises(*_: Any) -> list[Finding]:
+        raise ZeroDivisionError
+
+    for broken, words in ((real, "would page"), (raises, "ZeroDivisionError")):
+        monkeypatch.setattr(GpuLost, "observe", broken)
+        (outcome,) = [one for one in selftest.run(loaded) if one.state != "off"]
+        assert (outcome.state, words in outcome.detail) == ("failed", True)
+
+
+def test_an_unwritable_state_directory_costs_only_the_metric(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mlsecd.toml"
+    file.write_text(f'[daemon]\nstate_dir = "{tmp_path}/none"\n' + all_but("gpu_lost"))
+    assert cli.main(["selftest", "--config", str(file)]) == 0
+    assert "run it as the daemon's user" in capsys.readouterr().err
+
+
+def test_where_nothing_can_be_tried_it_says_so() -> None:
+    with pytest.raises(MlsecdError, match="nothing was tried"):
+        selftest.check([selftest.Outcome("x", "untried", "")])
+
+
+def test_the_daemon_shows_the_latest_result_and_nothing_else(tmp_path: Path) -> None:
+    meters = Meters()
+    watch = Watch(path_in(str(tmp_path)), meters, frozenset({"a", "b"}))
+    watch.look()
+    assert meters.gauges() == {}
+    write(path_in(str(tmp_path)), Result(5.0, {"a": True, "b": False, "evil": True}))
+    watch.look()
+    assert meters.gauges()["mlsecd_selftest_success"] == {(("detector", "a"),): 1.0, (("detector", "b"),): 0.0}
+    assert meters.value("mlsecd_selftest_timestamp_seconds") == 5.0
+    path_in(str(tmp_path)).write_text("nonsense")
+    watch.look()
+    assert meters.value("mlsecd_selftest_success", detector="a") == 1.0
+    write(path_in(str(tmp_path)), Result(6.0, {"b": True}))
+    watch.look()
+    assert meters.gauges()["mlsecd_selftest_success"] == {(("detector", "b"),): 1.0}
+
+
+def test_no_drill_is_for_a_detector_that_does_not_exist() -> None:
+    assert set(drills.DRILLS) <= set(plugins.detectors())

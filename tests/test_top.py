@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from daemons import until
+from views import active, gpu, status_view
+
+from mlsecd import cli
+from mlsecd.commands.top_view import lines
+from mlsecd.meters import Meters
+from mlsecd.records import Severity
+from mlsecd.web.routes import Pages, routes
+from mlsecd.web.server import WebServer
+from mlsecd.web.status import present
+from mlsecd.web.view import StatusView
+
+NASTY = "\033[2J\r\nk-evil"
+
+
+def status(**kw: Any) -> dict[str, Any]:
+    return json.loads(msgspec.json.encode(present(status_view(**kw))))
+
+
+@pytest.fixture
+def served() -> Iterator[WebServer]:
+    view: StatusView = status_view(models=(("digits", 42, 1.0),))
+    pages = Pages(metrics=lambda *_: None, status=lambda: view, beat_age=lambda: 0.0)
+    server = WebServer("127.0.0.1:0", routes(pages), Meters())
+    server.start()
+    yield server
+    server.stop()
+
+
+def test_once_prints_the_picture_and_says_by_its_code_that_something_is_open(
+    served: WebServer, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config = tmp_path / "mlsecd.toml"
+    config.write_text("")
+    there = ["--config", str(config), "--listen", f"127.0.0.1:{served.port}"]
+    assert cli.main(["top", "--once", *there]) == 1  # the view holds a real one of high severity
+    told = capsys.readouterr().out
+    for words in (
+        "gpu-node-07",
+        "SUSPICIOUS CLIENTS (1)",
+        "GPUS (1)",
+        "MODELS (1)",
+        "digits",
+        "SOURCES (2)",
+        "processes",
+    ):
+        assert words in told
+    assert "\033" not in told
+    assert cli.main(["top", "--json", *there]) == 1
+    assert json.loads(capsys.readouterr().out)["models"] == [{"name": "digits", "requests": 42, "last_ts": 1.0}]
+
+
+def test_where_nobody_answers_it_says_so_in_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    config = tmp_path / "mlsecd.toml"
+    config.write_text("")
+    assert cli.main(["top", "--once", "--config", str(config), "--listen", "127.0.0.1:1"]) == 1
+    assert capsys.readouterr().err.startswith("mlsecd: no daemon answers on 127.0.0.1:1")
+    assert cli.main(["top", "--once", "--config", str(config), "--listen", "nowhere"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_on_a_terminal_it_draws_again_and_leaves_the_screen_as_it_was(served: WebServer, tmp_path: Path) -> None:
+    config = tmp_path / "mlsecd.toml"
+    config.write_text("")
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "mlsecd", "top", "--config", str(config), "--seconds", "0.1"]
+    process = subprocess.Popen(
+        [*command, "--listen", f"127.0.0.1:{served.port}"], stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    seen = b""
+
+    def drawn() -> bool:
+        nonlocal seen
+        seen += os.read(ours, 65_536)
+        return seen.count(b"\033[H") >= 2 and b"digits" in seen
+
+    until(drawn, 30)
+    process.send_signal(2)
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        try:
+            seen += os.read(ours, 65_536)
+        except OSError:
+            break
+    assert process.wait(20) == 130
+    assert seen.endswith(b"\033[?25h\033[?1049l")
+    os.close(ours)
+
+
+def test_the_worst_comes_first_and_nothing_hostile_reaches_the_terminal() -> None:
+    drift = active("b" * 16, detector="drift_requests", subject_kind="model", subject=NASTY)
+    lost = active("c" * 16, detector="gpu_lost", subject_kind="gpu", subject="GPU-1")
+    shown = lines(status(active=[active(), drift, lost], gpus=[gpu(name=NASTY)]), {}, 100, colour=True)
+    titles = [line.partition(" (")[0] for line in shown if line.isupper() or " (" in line[:26]]
+    order = ["SUSPICIOUS CLIENTS", "DRIFT", "OTHER FINDINGS", "GPUS", "SOURCES", "DETECTORS"]
+    assert [title for title in titles if title in order] == order
+    for line in shown:
+        bare = line.replace("\033[0m", "")
+        for code in ("31", "32", "33", "34"):
+            bare = bare.replace(f"\033[{code}m", "")
+        assert bare.isprintable(), line
+        assert len(bare) <= 100
+
+
+def test_a_synthetic_finding_wears_no_alarm() -> None:
+    one = active(severity=Severity.CRITICAL, synthetic=True)
+    (row,) = [line for line in lines(status(active=[one]), {}, 200, colour=True) if "synthetic: " in line]
+    assert "\033[31m" not in row
+
+
+def test_a_models_rate_is_between_two_looks() -> None:
+    now = status_view().now
+    before = status(models=(("digits", 100, 1.0),), now=now - 4)
+    shown = lines(status(models=(("digits", 140, 1.0), ("new", 3, 1.0))), before, 120, colour=False)
+    (row,) = [line for line in shown if "digits" in line]
+    assert row.split()[-1] == "10.0"
+
+
+def test_a_daemon_that_is_away_is_one_line() -> None:
+    assert lines({"error": "no daemon answers"}, {}, 10, colour=True) == ["no daemon…"]
