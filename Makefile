@@ -30,7 +30,7 @@ run: $(VENV)/.run ## start the daemon on a bundled recording: http://127.0.0.1:9
 	@$(BIN)/$(NAME) run --demo
 
 test: $(VENV)/.dev lint ## lint, type-check and pass the whole suite, with branch coverage
-	$(BIN)/python -m pytest -m 'not slow and not servers' --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -m 'not slow and not servers' --reruns 1 --reruns-delay 2 --cov --cov-report=term:skip-covered
 
 test-servers: $(VENV)/.dev ## a real vLLM, Triton and BentoML under watch; installs 3.5 GB, once
 	tests/e2e/real_servers.sh $(VENV)/servers
