@@ -150,6 +150,10 @@ class Text:
         """These rows; the dictionary is shared."""
         return Text(self.codes[rows], self.values)
 
+    def slice(self, start: int, stop: int) -> Text:
+        """Rows ``start:stop``, a view."""
+        return Text(self.codes[start:stop], self.values)
+
 
 @dataclass(frozen=True, slots=True)
 class Ragged:
@@ -185,6 +189,11 @@ class Ragged:
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
         return Ragged(offsets, self.values[np.repeat(self.offsets[rows], lengths) + within])
 
+    def slice(self, start: int, stop: int) -> Ragged:
+        """Rows ``start:stop``, a view."""
+        offsets = self.offsets[start : stop + 1]
+        return Ragged(offsets - offsets[0], self.values[offsets[0] : offsets[-1]])
+
 
 @dataclass(frozen=True, slots=True)
 class Texts:
@@ -203,6 +212,10 @@ class Texts:
     def take(self, rows: I8) -> Texts:
         """These rows; the dictionary is shared."""
         return Texts(self.codes.take(rows), self.values)
+
+    def slice(self, start: int, stop: int) -> Texts:
+        """Rows ``start:stop``, a view."""
+        return Texts(self.codes.slice(start, stop), self.values)
 
 
 Column = F8 | I1 | Text | Texts | Ragged
@@ -312,8 +325,12 @@ class RequestBatch:
         return RequestBatch(columns, self.seq[rows])
 
     def slice(self, start: int, stop: int) -> RequestBatch:
-        """Rows ``start:stop``."""
-        return self.take(np.arange(start, stop))
+        """Rows ``start:stop``, ``0 <= start <= stop <= n``: a view, nobody writes into a column."""
+        columns: dict[str, Column] = {
+            name: column[start:stop] if isinstance(column, np.ndarray) else column.slice(start, stop)
+            for name, column in self.columns.items()
+        }
+        return RequestBatch(columns, self.seq[start:stop])
 
     @staticmethod
     def concat(batches: Sequence[RequestBatch]) -> RequestBatch:

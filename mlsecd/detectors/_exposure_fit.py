@@ -19,7 +19,7 @@ from mlsecd.detectors.base import Fit, Section
 from mlsecd.kernels import Kernels
 from mlsecd.records import Ragged, Records, RequestBatch, rows_of
 
-__all__ = ["MIN_CLIENTS", "fit"]
+__all__ = ["MIN_CLIENTS", "NEEDED", "fit"]
 
 F4 = NDArray[np.float32]
 F8 = NDArray[np.float64]
@@ -31,7 +31,7 @@ CELLS_MIN: Final = 64
 _ROWS_A_CELL: Final = 4  # sampled rows behind each cell
 _SAMPLE_ROWS: Final = 200  # of one client: no client's habits become everybody's cells
 _REACHED: Final = 10  # clients that must have got as far, for others to be compared with them there
-_NEEDED: Final = ("ts", "duration_s", "model", "client", "predicted", "body_hash", *COLUMNS.values())
+NEEDED: Final = ("ts", "duration_s", "model", "client", "predicted", "body_hash", *COLUMNS.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Way:
 
 def fit(records: Iterable[Records], params: Any, kernels: Kernels) -> Fit:
     """Chart every model that has enough clients, largest first."""
-    batch, seen = gather(records, _NEEDED)
+    batch, seen = gather(records, NEEDED)
     notes = [f"only the first {len(batch):,} of {seen:,} usable requests were read"] if seen > len(batch) else []
     made: list[Chart] = []
     refused: list[str] = []

@@ -33,20 +33,36 @@ class Work:
 
     def take(self, batch: RequestBatch, rows: NDArray[np.int64], models: tuple[str, ...], keep: int) -> None:
         """Spread these rows over the bins that they were under way in. Refused ones made no load."""
+        status = batch.number("status")[rows]
+        rows = rows[~((status >= 400) & (status < 499) & (status != 408))]
         names = batch.text("model")
-        place = [models.index(name) if name in models else len(models) for name in names.values] + [len(models)]
+        place = np.array(
+            [models.index(name) if name in models else len(models) for name in names.values] + [len(models)]
+        )
+        model = place[names.codes[rows]]
         ends = np.clip(batch.completion[rows], -FAR_SECONDS, FAR_SECONDS)
         starts = np.clip(batch.ts[rows], -FAR_SECONDS, ends)
-        status = batch.number("status")[rows]
         tokens = np.nan_to_num(np.stack([batch.number(name)[rows] for name in ("input_tokens", "output_tokens")]))
         tokens = np.clip(tokens, 0, 1e7)
-        for at, row in enumerate(rows.tolist()):
-            if not (400 <= status[at] < 499 and status[at] != 408):
-                self._spread(place[names.codes[row]], starts[at], ends[at], tokens[:, at], len(models) + 1)
+        last = np.floor(ends / BIN_SECONDS)
+        inside = starts >= last * BIN_SECONDS
+        self._add(last[inside], model[inside], (ends - starts)[inside], tokens[:, inside], len(models) + 1)
+        for at in np.flatnonzero(~inside).tolist():
+            self._spread(int(model[at]), starts[at], ends[at], tokens[:, at], len(models) + 1)
         if len(self.bins) > 2 * keep:
             latest = max(self.bins)
             for old in [one for one in self.bins if one < latest - keep]:
                 del self.bins[old]
+
+    def _add(self, bins: F8, models: NDArray[np.int64], seconds: F8, tokens: F8, width: int) -> None:
+        """Requests that began and ended in one bin each: float64[n] all, tokens [2, n]."""
+        amounts = np.rint(_MILLI * np.vstack([seconds, tokens])).astype(np.int64)
+        for one in np.unique(bins):
+            own = bins == one
+            held = self.bins.setdefault(int(one), [0] * (3 * width))
+            for model in np.unique(models[own]).tolist():
+                sums = amounts[:, own & (models == model)].sum(axis=1).tolist()
+                held[3 * model : 3 * model + 3] = [a + b for a, b in zip(held[3 * model :], sums, strict=False)]
 
     def _spread(self, model: int, start: float, end: float, tokens: F8, width: int) -> None:
         last = math.floor(end / BIN_SECONDS)

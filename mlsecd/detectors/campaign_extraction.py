@@ -22,6 +22,7 @@ from mlsecd.detectors._extraction_calibration import MIN_QUERIES
 from mlsecd.detectors._extraction_fit import NEEDED
 from mlsecd.detectors._extraction_groups import Group, groups_of, route
 from mlsecd.detectors._extraction_state import TICK
+from mlsecd.detectors._waiting import WAITING_MAX, Waiting
 from mlsecd.detectors.base import Detector, DetectorState, Fit, Interval, Maturity, Section, Standing
 from mlsecd.errors import BaselineError, StateError
 from mlsecd.kernels import Kernels
@@ -35,7 +36,6 @@ _SNAPSHOT: Final = 1
 _DAY: Final = 86_400.0
 _WEEK: Final = 604_800.0
 _DEFAULT_SHARE: Final = 0.25  # false alarms a week, where the configuration hands down none
-_WAITING_MAX: Final = 4_096  # rows that wait for the end of an interval
 _NEEDED: Final = (*NEEDED, "network", "synthetic")
 _LEARNING: Final = "no baseline: record a day of ordinary requests, then run `mlsecd baseline fit`"
 
@@ -104,8 +104,7 @@ class CampaignExtraction(Detector):
         self._look = 0
         self._memory = Memory(params.max_clients)
         self._counts = {"unscored": 0, "refused": 0}
-        self._waiting: list[RequestBatch] = []
-        self._waiting_rows = 0
+        self._waiting = Waiting(_NEEDED)
 
     def _load(self, section: Section | None) -> None:
         if section is None:
@@ -129,18 +128,16 @@ class CampaignExtraction(Detector):
     def observe(self, records: Records) -> list[Finding]:
         """Keep requests for the end of the interval: folded together they cost a fraction of what single rows do."""
         if isinstance(records, RequestBatch) and len(records) and self._views:
-            self._waiting.append(RequestBatch({name: records.columns[name] for name in _NEEDED if records.has(name)}))
-            self._waiting_rows += len(records)
-            if self._waiting_rows >= _WAITING_MAX:
+            self._waiting.add(records)
+            if self._waiting.rows >= WAITING_MAX:
                 self._fold()
         return []
 
     def _fold(self) -> None:
         """Fold what waits into the accounts' sketches. When this happens changes nothing but the cost."""
-        if not self._waiting:
+        batch = self._waiting.take()
+        if batch is None:
             return
-        batch = RequestBatch.concat(self._waiting)
-        self._waiting, self._waiting_rows = [], 0
         routed = route(batch, self._views)
         self._counts["unscored"] += int((routed.chosen < 0).sum())
         ticks = batch.completion // TICK
@@ -301,7 +298,7 @@ class CampaignExtraction(Detector):
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise StateError(f"a snapshot of {self.name} is damaged: {error}") from error
         self._sketches.load(sketches, kept)
-        self._waiting, self._waiting_rows = [], 0
+        self._waiting.take()
         self._sketches.evicted, self._sketches.refused = evicted, turned_away
         self._epoch, self._look = None if epoch is None else float(epoch), int(look)
         self._counts = {"unscored": unscored, "refused": refused}

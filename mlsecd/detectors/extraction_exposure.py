@@ -21,6 +21,7 @@ from mlsecd.detectors._exposure_rows import Placed, place
 from mlsecd.detectors._exposure_sight import TICK, Sight, Sights
 from mlsecd.detectors._exposure_words import evidence_of, reason_of
 from mlsecd.detectors._extraction_channels import COLUMNS
+from mlsecd.detectors._waiting import WAITING_MAX, Waiting
 from mlsecd.detectors.base import Detector, DetectorState, Fit, Interval, Maturity, Section, Standing
 from mlsecd.errors import BaselineError, StateError
 from mlsecd.kernels import Kernels
@@ -36,6 +37,7 @@ _GROWTH: Final = math.sqrt(2.0)  # queries by which an account must have grown t
 _MISMATCH_RUN: Final = 100  # rows in a row whose vectors do not fit the baseline: another model is served
 _CROWD: Final = 5  # accounts below which a maximum would be one account's own score
 _COUNTERS: Final = ("unattributed", "unscored", "mismatched", "refused")  # rows of each fate
+_NEEDED: Final = (*fitting.NEEDED, "synthetic", "network", "principal")
 _LEARNING: Final = "no baseline: record a week of ordinary requests, then run `mlsecd baseline fit`"
 
 
@@ -103,6 +105,7 @@ class ExtractionExposure(Detector):
         self._told: dict[str, float] = {}  # queries at which a key was told last
         self._counts = dict.fromkeys(_COUNTERS, 0)
         self._mismatch_run = 0
+        self._waiting = Waiting(_NEEDED)
         self._gauges: dict[str, float] = {}  # of the last ranking
         for chart in self._charts:
             chart.compile_for(kernels)
@@ -116,9 +119,18 @@ class ExtractionExposure(Detector):
         return [Chart.of(header, section.arrays, str(i)) for i, header in enumerate(headers)]
 
     def observe(self, records: Records) -> list[Finding]:
-        """Fold requests, in order of completion; who leads is judged in :meth:`close`."""
-        if not isinstance(records, RequestBatch) or not len(records):
-            return []
+        """Keep requests, in order of completion; who leads is judged in :meth:`close`."""
+        if isinstance(records, RequestBatch) and len(records):
+            self._waiting.add(records)
+            if self._waiting.rows >= WAITING_MAX:
+                self._see()
+        return []
+
+    def _see(self) -> None:
+        """Fold what waits. When this happens changes nothing but the cost."""
+        records = self._waiting.take()
+        if records is None:
+            return
         known = records.text("client").codes >= 0
         self._counts["unattributed"] += int((~known).sum())
         model = records.text("model")
@@ -129,7 +141,6 @@ class ExtractionExposure(Detector):
                 rows = np.flatnonzero(known & (model.codes == code))
                 scored[rows] = self._place(records, rows, number)
         self._counts["unscored"] += int((known & ~scored).sum())
-        return []
 
     def _place(self, batch: RequestBatch, rows: I8, number: int) -> NDArray[np.bool_]:
         """Fold one model's rows; bool[n]: which had a vector of the chart's width."""
@@ -176,6 +187,7 @@ class ExtractionExposure(Detector):
 
     def states(self) -> Iterator[tuple[str, Sight]]:
         """Accounts with enough queries, and all groups: a shard cannot know how many queries a group has."""
+        self._see()
         yield from self._shared.items()
         yield from (pair for pair in self._clients.items() if pair[1].asked >= self.params.min_queries)
 
@@ -242,6 +254,7 @@ class ExtractionExposure(Detector):
 
     def snapshot(self) -> bytes:
         """What everybody has seen, bound to the baseline's cells."""
+        self._see()
         state = {
             "baseline": self._fingerprint(),
             "clients": self._clients.dump(),
@@ -268,6 +281,7 @@ class ExtractionExposure(Detector):
             gauges = {str(name): float(value) for name, value in state["gauges"].items()}
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise StateError(f"a snapshot of {self.name} is damaged: {error}") from error
+        self._waiting.take()
         self._clients, self._shared, self._told, self._gauges = clients, shared, told, gauges
         self._counts, self._mismatch_run = counts, run
 
