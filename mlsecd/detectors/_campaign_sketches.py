@@ -20,6 +20,7 @@ __all__ = ["Others", "Sketch"]
 
 _PENDING: Final = 64  # rows of one account and interval that are held against other accounts
 _NEIGHBOURS: Final = 4  # that are looked at: the nearest may be exact repeats
+_GROUP_MAX: Final = 64  # characters of a group's name
 _CELL_BYTES: Final = (1 << CELL_BITS) // 8
 
 
@@ -49,8 +50,8 @@ class Sketch:
         Rows, exact repeats included.
     cells
         uint8[128], one bit for each cell that it has queried; they unite by OR.
-    network
-        Where its first row came from, empty if unknown.
+    groups
+        What it belongs to, by kind (network, principal, link): the first that was seen of each.
     """
 
     recent: Recent
@@ -60,7 +61,7 @@ class Sketch:
     cells: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(_CELL_BYTES, np.uint8))
     first_ts: float = 0.0
     last_ts: float = 0.0
-    network: str = ""
+    groups: dict[str, str] = field(default_factory=dict)
     pending: Pending = field(default_factory=Pending)
 
     @classmethod
@@ -93,6 +94,11 @@ class Sketch:
             self.pending.keys.append(rows.keys[new])
             self.pending.count += len(new)
 
+    def belong(self, groups: Sequence[tuple[str, str]]) -> None:
+        """Note what a row says the account belongs to; an account that moves stays where it was first seen."""
+        for kind, value in groups:
+            self.groups.setdefault(kind, value[:_GROUP_MAX])
+
     def clear(self) -> None:
         """Begin a new epoch."""
         self.sums[:] = 0
@@ -104,7 +110,7 @@ class Sketch:
         waiting = self.pending
         held = [np.concatenate(part) if part else None for part in (waiting.codes, waiting.labels, waiting.keys)]
         numbers = [self.count, self.rows, self.first_ts, self.last_ts]
-        return [self.recent.dump(), self.sums, self.cells, numbers, self.network, held]
+        return [self.recent.dump(), self.sums, self.cells, numbers, list(self.groups.items()), held]
 
     @classmethod
     def load(cls, view: View, dumped: list[Any]) -> Sketch:
@@ -115,14 +121,15 @@ class Sketch:
         StateError
             It is of another shape.
         """
-        recent, sums, cells, (count, rows, first_ts, last_ts), network, held = dumped
+        recent, sums, cells, (count, rows, first_ts, last_ts), groups, held = dumped
         made = cls.new(view)
         if sums.shape != made.sums.shape or cells.shape != made.cells.shape:
             raise StateError("accounts in a snapshot have other coordinates than their baseline")
         made.recent = Recent.load(view.window_space.dims, TRAIL, recent)
         made.sums, made.cells = sums.astype(np.int64), cells.astype(np.uint8)
         made.count, made.rows = int(count), int(rows)
-        made.first_ts, made.last_ts, made.network = float(first_ts), float(last_ts), str(network)
+        made.first_ts, made.last_ts = float(first_ts), float(last_ts)
+        made.groups = {str(kind): str(value) for kind, value in groups}
         if held[0] is not None:
             made.pending = Pending([held[0]], [held[1]], [held[2]], len(held[0]))
         return made

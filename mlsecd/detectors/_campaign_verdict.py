@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +60,7 @@ class Campaign:
     channels: tuple[Channel, ...]
     value: float
     threshold: float
-    network: str = ""  # that brought them together, where it was not what they sent
+    group: str = ""  # that brought them together, where it was not what they sent: its kind and name
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def judge(crowd: Crowd, level: float, kernels: Kernels) -> tuple[list[Campaign],
     if not campaigns and len(crowd.null.odd_ratios):
         odd = np.asarray((seen.tails >= ODD).any(axis=1))
         campaigns, _ = _by_direction(crowd, odd, seen, level / 2)
-    campaigns += _by_network(crowd, seen, level, campaigns)
+    campaigns += _by_group(crowd, seen, level, campaigns)
     return campaigns, None if campaigns else shift
 
 
@@ -182,21 +182,22 @@ def _shows(crowd: Crowd, channels: tuple[Channel, ...], seen: _Seen) -> NDArray[
     return np.asarray(seen.tails[:, at].max(axis=1) >= _SHOWS)
 
 
-def _by_network(crowd: Crowd, seen: _Seen, level: float, told: list[Campaign]) -> Iterator[Campaign]:
-    """Accounts of one network most of which do what an attacker does, if they were not found by what they sent."""
+def _by_group(crowd: Crowd, seen: _Seen, level: float, told: list[Campaign]) -> Iterator[Campaign]:
+    """Accounts of one network, tenant or link most of which do what an attacker does, if what they sent hid them."""
     known = {name for campaign in told for name in campaign.members}
-    sizes = Counter(sketch.network for sketch in crowd.sketches if sketch.network)
-    networks = sorted(network for network, size in sizes.items() if size >= _SMALLEST)
-    for network in networks:
-        chosen = np.array([sketch.network == network for sketch in crowd.sketches])
-        channels = _telling(crowd, chosen, seen, level / len(networks), np.full(seen.tails.shape[1], _ODD_SHARE))
+    sizes = Counter(group for sketch in crowd.sketches for group in sketch.groups.items())
+    groups = sorted(group for group, size in sizes.items() if size >= _SMALLEST)
+    for kind, value in groups:
+        chosen = np.array([sketch.groups.get(kind) == value for sketch in crowd.sketches])
+        channels = _telling(crowd, chosen, seen, level / len(groups), np.full(seen.tails.shape[1], _ODD_SHARE))
         if not channels or all(one.name == LOOKALIKE for one in channels):
             continue
         names = _named(crowd, chosen & _shows(crowd, channels, seen))
         if not known.issuperset(names):
-            yield Campaign(names, channels, channels[0].odd_members / int(chosen.sum()), _MOST, network)
+            known.update(names)  # one group's accounts are told once, whatever else they share
+            yield Campaign(names, channels, channels[0].odd_members / int(chosen.sum()), _MOST, f"{kind} {value}")
 
 
-def networks_of(sketches: Sequence[Any]) -> list[tuple[str, int]]:
+def networks_of(sketches: Sequence[Sketch]) -> list[tuple[str, int]]:
     """The networks that members share, the largest first."""
-    return [(network, n) for network, n in Counter(one.network for one in sketches).most_common(5) if network]
+    return Counter(one.groups["network"] for one in sketches if "network" in one.groups).most_common(5)

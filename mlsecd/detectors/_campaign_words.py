@@ -57,14 +57,14 @@ def evidence_of(group: Campaign, sketches: Sequence[Sketch], model: str, inputs:
         "networks": [{"network": network, "members": n} for network, n in networks_of(sketches)],
         "cells_seen_together": int(np.unpackbits(cells).sum()),
         "cells_seen_by_the_median_member": own[len(own) // 2],
-        "found_by": f"network {group.network}" if group.network else "what they send",
+        "found_by": group.group or "what they send",
     }
 
 
 def reason_of(group: Campaign, evidence: dict[str, Any]) -> str:
     """One line in plain words."""
     leading = group.channels[0]
-    together = f"from network {group.network} " if group.network else ""
+    together = f"of {group.group} " if group.group else ""
     ratio = leading.rate / max(leading.ordinary, 1e-6)
     return (
         f"{evidence['members']} of {evidence['active_accounts']} accounts {together}act as one on model "

@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from mlsecd.detectors import _campaign_fit as fitting
 from mlsecd.detectors import base
+from mlsecd.detectors._account_groups import Groups, Links
 from mlsecd.detectors._campaign_memory import LOOKS, Memory
 from mlsecd.detectors._campaign_null import Null
 from mlsecd.detectors._campaign_sketches import Others, Sketch
@@ -32,11 +33,11 @@ from mlsecd.windows.packing import pack, unpack
 
 __all__ = ["DETECTOR", "CampaignExtraction", "Params"]
 
-_SNAPSHOT: Final = 1
+_SNAPSHOT: Final = 2
 _DAY: Final = 86_400.0
 _WEEK: Final = 604_800.0
 _DEFAULT_SHARE: Final = 0.25  # false alarms a week, where the configuration hands down none
-_NEEDED: Final = (*NEEDED, "network", "synthetic")
+_NEEDED: Final = (*NEEDED, "network", "principal", "synthetic")
 _LEARNING: Final = "no baseline: record a day of ordinary requests, then run `mlsecd baseline fit`"
 
 
@@ -53,7 +54,9 @@ class Params(base.Params, frozen=True):
     ] = _DAY
     max_models: Annotated[int, Meta(ge=1, le=64, description="models that a baseline holds, largest first")] = 8
     max_clients: Annotated[int, Meta(ge=10, le=1_000_000, description="accounts with a sketch, 3 KiB each")] = 20_000
-
+    links: Annotated[
+        Links, Meta(max_length=10_000, description="groups that you know of, as lines of CSV: a name, then its clients")
+    ] = ()
     max_compared_rows: Annotated[
         int,
         Meta(ge=256, le=1 << 17, multiple_of=128, description="latest queries that others are compared with, a model"),
@@ -105,6 +108,7 @@ class CampaignExtraction(Detector):
         self._memory = Memory(params.max_clients)
         self._counts = {"unscored": 0, "refused": 0}
         self._waiting = Waiting(_NEEDED)
+        self._groups = Groups(params.links)
 
     def _load(self, section: Section | None) -> None:
         if section is None:
@@ -141,7 +145,7 @@ class CampaignExtraction(Detector):
         routed = route(batch, self._views)
         self._counts["unscored"] += int((routed.chosen < 0).sum())
         ticks = batch.completion // TICK
-        network = batch.text("network")
+        belongs = self._groups.of(batch)
         groups: list[Group] = []
         for number in np.unique(routed.chosen[routed.chosen >= 0]).tolist():
             at = np.flatnonzero(routed.chosen == number)
@@ -151,8 +155,7 @@ class CampaignExtraction(Detector):
             if sketch is None:
                 self._counts["refused"] += group.stop - group.start
                 continue
-            if not sketch.network:
-                sketch.network = _prefix(network.at(group.first))
+            sketch.belong(belongs[group.first])
             sketch.fold(group.rows, group.start, group.stop, self._views[group.number], self.kernels)
 
     def states(self) -> Iterable[tuple[str, Sketch]]:
@@ -331,18 +334,6 @@ def _crowd(name: str) -> str:
     """Accounts are held against those of the same view, and synthetic ones against synthetic ones."""
     number, synthetic, _ = name.split(":", 2)
     return f"{number}:{synthetic}"
-
-
-def _prefix(address: str | None) -> str:
-    """The /24 or /48 that an address lies in, in its own text; empty where there is none."""
-    if not address:
-        return ""
-    if "/" in address:
-        return address[:64]
-    if ":" in address:
-        return ":".join(address.split(":")[:3]) + "::/48"
-    parts = address.split(".")
-    return ".".join(parts[:3]) + ".0/24" if len(parts) == 4 else address[:64]
 
 
 DETECTOR = CampaignExtraction

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from mlsecd.detectors import _exposure_fit as fitting
 from mlsecd.detectors import base
+from mlsecd.detectors._account_groups import Groups, Links, used
 from mlsecd.detectors._exposure_chart import Chart
-from mlsecd.detectors._exposure_groups import Groups, used
 from mlsecd.detectors._exposure_rank import Key, Ranked, ranking
 from mlsecd.detectors._exposure_rows import Placed, place
 from mlsecd.detectors._exposure_sight import TICK, Sight, Sights
@@ -55,7 +55,7 @@ class Params(base.Params, frozen=True):
         float, Meta(ge=3_600, le=31_536_000, description="event time of an epoch; it and the one before are counted")
     ] = 1_209_600.0
     links: Annotated[
-        tuple[Annotated[str, Meta(max_length=65_536)], ...],
+        Links,
         Meta(max_length=10_000, description="groups that you know of, as lines of CSV: a name, then its clients"),
     ] = ()
     cells: Annotated[int, Meta(ge=256, le=1_024, description="cells of each vector column, if fitted on enough")] = 512

@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from support import Case, atoms, fold_of, requests
@@ -46,6 +47,7 @@ def traffic(accounts: list[dict[str, Any]], start: float = 0.0) -> RequestBatch:
     ts = np.concatenate([one["ts"] for one in accounts])
     names = np.concatenate([[one["client"]] * len(one["ts"]) for one in accounts])
     networks = np.concatenate([[one.get("network", "")] * len(one["ts"]) for one in accounts])
+    principals = np.concatenate([[one.get("principal", "")] * len(one["ts"]) for one in accounts])
     synthetic = np.concatenate([[one.get("synthetic", 0)] * len(one["ts"]) for one in accounts])
     order = np.argsort(ts, kind="stable")
     return requests(
@@ -54,6 +56,7 @@ def traffic(accounts: list[dict[str, Any]], start: float = 0.0) -> RequestBatch:
         predicted=label_of(x[order]),
         client=[str(name) for name in names[order]],
         network=[str(one) or None for one in networks[order]],
+        principal=[str(one) or None for one in principals[order]],
         synthetic=synthetic[order],
         body_hash=[f"{start}{i}" for i in order],
     )
@@ -186,6 +189,29 @@ def test_a_network_whose_accounts_do_what_attackers_do_is_told_below_twenty_acco
     assert found
     assert set(found[-1].evidence["clients"]) == {f"n{i}" for i in range(8)}
     assert found[-1].evidence["found_by"] == "network 198.51.100.0/24"
+
+
+@pytest.mark.parametrize(
+    ("columns", "links", "told_by"),
+    [
+        ({"principal": "acme"}, (), "principal acme"),
+        ({}, ("partners," + ",".join(f"n{i}" for i in range(8)),), "link partners"),
+    ],
+)
+def test_a_tenant_or_a_link_is_a_group_like_a_network(columns: Any, links: tuple[str, ...], told_by: str) -> None:
+    rng = np.random.default_rng(25)
+    detector = make(params=msgspec.structs.replace(PARAMS, links=links))
+    found = told(traffic(crowd(rng, 8) + crowd(rng, 8, prefix="n", share=0.5, **columns)), detector)
+    assert found
+    assert set(found[-1].evidence["clients"]) == {f"n{i}" for i in range(8)}
+    assert found[-1].evidence["found_by"] == told_by
+
+
+def test_accounts_that_share_two_groups_are_told_once() -> None:
+    rng = np.random.default_rng(25)
+    both = {"network": "198.51.100.4", "principal": "acme"}
+    found = told(traffic(crowd(rng, 8) + crowd(rng, 8, prefix="n", share=0.5, **both)))
+    assert len({one.subject for one in found}) == 1
 
 
 def test_a_campaign_that_goes_on_next_epoch_keeps_its_name() -> None:

@@ -5,20 +5,25 @@ from __future__ import annotations
 import csv
 import ipaddress
 from collections.abc import Iterable
-from typing import Final
+from typing import Annotated, Final
 
 import numpy as np
+from msgspec import Meta
 
 from mlsecd.records import RequestBatch, Text
 
-__all__ = ["Groups", "prefix_of", "used"]
+__all__ = ["Groups", "Links", "prefix_of", "used"]
+
+Links = tuple[Annotated[str, Meta(max_length=65_536)], ...]
 
 _REMEMBERED: Final = 65_536  # addresses whose prefix is remembered
 
 
 def prefix_of(address: str) -> str | None:
-    """The /24 of an IPv4 address, the /64 of an IPv6 one; ``None`` for what is no address."""
+    """The /24 of an IPv4 address, the /64 of an IPv6 one, a network as it is; ``None`` for what is neither."""
     try:
+        if "/" in address:
+            return str(ipaddress.ip_network(address.strip(), strict=False))
         found = ipaddress.ip_address(address.strip())
     except ValueError:
         return None
