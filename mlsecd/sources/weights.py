@@ -17,6 +17,7 @@ from mlsecd.records import FileSample, FileUse, Kind, WatchedFile
 from mlsecd.sources.base import Params, Poll, Source
 from mlsecd.sources.file_events import Events
 from mlsecd.sources.file_uses import Key, describe, uses
+from mlsecd.sources.page_cache import opened
 from mlsecd.sources.procfs import readable
 from mlsecd.sources.weights_digest import Hasher, sampled, stamp_of
 
@@ -181,7 +182,7 @@ class Weights(Source):
         if not every or now > deadline:
             return None
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            fd = opened(path)
             try:
                 digest = sampled(fd, stamp[2])
             finally:
