@@ -224,7 +224,9 @@ class Processes(Source):
                 known.depth_due = math.inf
                 continue
             base = f"{self._params.procfs}/{pid}"
-            depth = closer(base, known.stat.start_ticks, known.listen, self._params)
+            placed = known.facts.placement
+            unit = None if placed.container else placed.unit
+            depth = closer(base, known.stat.start_ticks, known.listen, self._params, unit)
             if depth is not None and known.listen:
                 depth = with_jupyter(depth, base, known.process, self._params)
             # A newcomer is looked at again soon: a server opens its GPU seconds after it starts.
