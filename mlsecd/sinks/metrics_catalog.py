@@ -176,6 +176,13 @@ _SPECS: Final = (
     Spec("mlsecd_gpu_nvlink_crc_errors_total", _C, "", "NVLink CRC errors of flits and data, all links.", _GPU),
     Spec("mlsecd_gpu_nvlink_replays_total", _C, "", "NVLink replays, all links.", _GPU),
     Spec("mlsecd_gpu_nvlink_recoveries_total", _C, "", "NVLink recoveries, all links.", _GPU),
+    Spec("mlsecd_gpu_nvlink_sent_bytes_total", _C, "bytes", "Data sent over NVLink, all links.", _GPU),
+    Spec("mlsecd_gpu_nvlink_received_bytes_total", _C, "bytes", "Data received over NVLink, all links.", _GPU),
+    Spec("mlsecd_gpu_pcie_sent_bytes_total", _C, "bytes", "Bytes that the GPU sent over PCIe.", _GPU),
+    Spec("mlsecd_gpu_pcie_received_bytes_total", _C, "bytes", "Bytes that the GPU received over PCIe.", _GPU),
+    Spec(
+        "mlsecd_gpu_memory_free_bytes", _G, "bytes", "Device memory that is neither used nor kept by the driver.", _GPU
+    ),
     Spec("mlsecd_gpu_accounted_processes", _G, "", "Processes that the driver's accounting remembers.", _GPU),
     Spec("mlsecd_gpu_processes", _G, "", "Processes that NVML shows on the GPU.", _GPU),
     # What other rooms count in mlsecd.meters.

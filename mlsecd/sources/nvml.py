@@ -81,8 +81,8 @@ class Nvml(base.Source):
     the others go on. A hung child is asked to go, then killed; one that even that does not end is left
     behind and counted. Readings that NVML does not support are ``None``; what it refuses is in ``blind``.
 
-    Blind spots: a process that starts and ends between two samples; PCIe and NVLink traffic; what happens on
-    a MIG instance, beyond memory, processes and layout.
+    Blind spots: a process that starts and ends between two samples (accounting tells of those); PCIe traffic where the
+    driver keeps no counters of it; what happens on a MIG instance, beyond memory, processes and layout.
     """
 
     name = "nvml"

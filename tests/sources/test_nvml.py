@@ -722,11 +722,14 @@ def test_accounting_brings_each_ended_job_once(fake: FakeNvml, start: Start) -> 
 def test_nvlink_errors_media_engines_and_mig_instances(fake: FakeNvml, start: Start) -> None:
     fake.load("h100_mig")
     fake.set(0, encoder=7, decoder=12, remapped="3 1 0 0")
-    for number, value in ((38, 5_000_000_000), (45, 2), (52, 3), (59, 4)):
+    counted = ((138, 7), (139, 5_000_000_000), (197, 11), (198, 12))
+    for number, value in ((38, 5_000_000_000), (45, 2), (52, 3), (59, 4), *counted):
         fake.field(0, number, value)
     (sample,) = start().poll(time.monotonic() + PATIENCE).records
     assert isinstance(sample, GpuSample)
     assert (sample.encoder_utilization, sample.decoder_utilization) == (0.07, 0.12)
     assert (sample.remapped_rows_corrected, sample.remapped_rows_uncorrected) == (3, 1)
     assert (sample.nvlink_crc_errors, sample.nvlink_replays, sample.nvlink_recoveries) == (5_000_000_002, 3, 4)
+    assert (sample.nvlink_sent_bytes, sample.nvlink_received_bytes) == (7 * 1024, 5_000_000_000 * 1024)
+    assert (sample.pcie_sent_bytes, sample.pcie_received_bytes) == (11, 12)
     assert {one.instances for one in sample.processes or ()} == {(2,)}
