@@ -444,6 +444,10 @@ class GpuSample:
     nvlink_received_bytes: int | None = None
     pcie_sent_bytes: int | None = None  # since the driver was loaded, by drivers that count them
     pcie_received_bytes: int | None = None
+    graphics_active: float | None = None  # 0..1, the share of time in which any engine worked (GPM, from Hopper on)
+    sm_active: float | None = None  # 0..1, the share of multiprocessors that worked
+    tensor_active: float | None = None  # 0..1, the share of time in which tensor cores worked
+    dram_active: float | None = None  # 0..1, the share of the memory's bandwidth
     accounted: int | None = None  # processes that the driver's accounting remembers; None: it is off
     jobs: tuple[GpuJob, ...] = ()  # those that ended since the last sample
     processes: tuple[GpuProcess, ...] | None = None  # None: NVML would not say

@@ -183,6 +183,10 @@ _SPECS: Final = (
     Spec(
         "mlsecd_gpu_memory_free_bytes", _G, "bytes", "Device memory that is neither used nor kept by the driver.", _GPU
     ),
+    Spec("mlsecd_gpu_graphics_active_ratio", _G, "ratio", "Share of time in which any engine worked (GPM).", _GPU),
+    Spec("mlsecd_gpu_sm_active_ratio", _G, "ratio", "Share of multiprocessors that worked (GPM).", _GPU),
+    Spec("mlsecd_gpu_tensor_active_ratio", _G, "ratio", "Share of time in which tensor cores worked (GPM).", _GPU),
+    Spec("mlsecd_gpu_dram_active_ratio", _G, "ratio", "Share of the memory's bandwidth that was used (GPM).", _GPU),
     Spec("mlsecd_gpu_accounted_processes", _G, "", "Processes that the driver's accounting remembers.", _GPU),
     Spec("mlsecd_gpu_processes", _G, "", "Processes that NVML shows on the GPU.", _GPU),
     # What other rooms count in mlsecd.meters.

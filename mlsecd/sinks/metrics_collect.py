@@ -55,6 +55,10 @@ _GPU_FIELDS: Final = {
     "nvlink_received_bytes": "mlsecd_gpu_nvlink_received_bytes_total",
     "pcie_sent_bytes": "mlsecd_gpu_pcie_sent_bytes_total",
     "pcie_received_bytes": "mlsecd_gpu_pcie_received_bytes_total",
+    "graphics_active": "mlsecd_gpu_graphics_active_ratio",
+    "sm_active": "mlsecd_gpu_sm_active_ratio",
+    "tensor_active": "mlsecd_gpu_tensor_active_ratio",
+    "dram_active": "mlsecd_gpu_dram_active_ratio",
     "accounted": "mlsecd_gpu_accounted_processes",
 }
 

@@ -71,6 +71,10 @@ class NvmlParams(base.Params, frozen=True, forbid_unknown_fields=True, kw_only=T
         ]
         | None
     ) = None
+    activity: Annotated[
+        bool,
+        msgspec.Meta(description="Whether to read SM, tensor and memory activity (GPM): two driver calls a GPU more."),
+    ] = False
     processes: Annotated[bool, msgspec.Meta(description="Whether to read which processes use each GPU.")] = True
 
 
@@ -170,7 +174,8 @@ class Nvml(base.Source):
         self._since, self._begun, self._rows = now, False, {}
         self._skipped = self._suspects.left_alone(now)
         if self._child:
-            self._child.ask({"skip": sorted(self._skipped), "processes": self.params.processes})
+            wanted = {"processes": self.params.processes, "activity": self.params.activity}
+            self._child.ask({"skip": sorted(self._skipped), **wanted})
 
     def _take(self, message: Message) -> None:
         match message:

@@ -62,6 +62,7 @@ enum {
     X(PERSISTENCE, "persistence_mode", 1)                                                                              \
     X(COMPUTE_MODE, "compute_mode", 1)                                                                                 \
     X(ACCOUNTING, "accounting_mode", 1)                                                                                \
+    X(GPM, "gpm", 4) /* %: graphics, SM, tensor, DRAM activity */                                                       \
     X(EVENTS, "events", 1) /* event types that the GPU supports, bits */
 
 #define KEY_ENUM(id, name, numbers) id,
