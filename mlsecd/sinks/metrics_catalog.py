@@ -318,6 +318,7 @@ DETECTOR_GAUGES: Final = {
     "accounting_gpus": "GPUs whose driver accounts for processes that have ended.",
     "jobs": "Processes on GPUs that accounting saw end, since the start.",
     "unseen_jobs": "Those of them that no sample had shown, since the start.",
+    "unnamed_jobs": "Those of the unseen ones whose program no process table caught either.",
     # gpu_power_unexplained
     "baseline_gpus": "GPUs whose ordinary power the baseline holds.",
     # gpu_posture
@@ -329,6 +330,10 @@ DETECTOR_GAUGES: Final = {
     "listeners": "Processes that listen on a port, as last seen.",
     # process_inference
     "servers": "Inference servers that are watched.",
+    "undeclared_servers": "Servers of a systemd unit whose files could not be read.",
+    "versions_passed": "Versions of listening services that have no known hole.",
+    "versions_failed": "Versions of listening services below their floor.",
+    "versions_unknown": "Versions of listening services that cannot be told.",
     # integrity_weights
     "files": "Model files that are watched.",
     "file_users": "Processes that had one of them open or mapped at the last look.",
