@@ -17,7 +17,7 @@ __all__ = ["TRITON_REGION", "regions", "software"]
 TRITON_REGION: Final = "/dev/shm/triton_python_backend_shm_region_"  # noqa: S108 - it is what we look for
 _RELEASES: Final = (b"NVIDIA_TRITON_SERVER_VERSION=", b"TRITON_SERVER_VERSION=")
 _RELEASE: Final = re.compile(rb"(2[0-9]|[3-9][0-9])\.(0[1-9]|1[0-2])")  # YY.MM; the server's own 2.x is another count
-_SITE: Final = re.compile(rb" (/[^\n]{1,1000}?/(?:site|dist)-packages)/")
+_SITES: Final = (b"/site-packages/", b"/dist-packages/")
 _INSTALLED: Final = re.compile(
     r"(vllm|ray|mlflow|torchserve|sglang|jupyter_server|bentoml)-(\d[0-9A-Za-z.+!]{0,40})\.dist-info"
 )
@@ -44,9 +44,22 @@ def software(base: str, maps: bytes, environ: bytes) -> tuple[str, ...]:
         for name in _RELEASES:
             if line.startswith(name) and _RELEASE.fullmatch(line.removeprefix(name)):
                 found.add(f"triton {line.removeprefix(name).decode()}")
-    for site in sorted({match[1] for match in _SITE.finditer(maps)})[:_MAX_SITES]:
+    for site in sorted(_sites(maps))[:_MAX_SITES]:
         found |= set(_installed(f"{base}/root{os.fsdecode(site)}"))
     return tuple(sorted(found))
+
+
+def _sites(maps: bytes) -> set[bytes]:
+    """Where mapped libraries lie: each line is looked through once, however its path was made up."""
+    found: set[bytes] = set()
+    for name in _SITES:
+        if name not in maps:
+            continue
+        for line in maps.split(b"\n"):
+            at = line.find(name)
+            if at >= 0:
+                found.add(line[line.find(b"/") : at + len(name) - 1])
+    return found
 
 
 def _installed(directory: str) -> tuple[str, ...]:
@@ -67,6 +80,8 @@ def _installed(directory: str) -> tuple[str, ...]:
 def regions(base: str, maps: bytes) -> tuple[str, ...]:
     """Triton's shared-memory regions that a process has mapped, each with its permission bits in octal."""
     wanted = TRITON_REGION.encode()
+    if wanted not in maps:
+        return ()
     paths = {line[at:] for line in maps.split(b"\n") if (at := line.find(wanted)) >= 0}
     return tuple(f"{readable(path)[:1000]} {_mode(base, path)}" for path in sorted(paths)[:_MAX_REGIONS])
 

@@ -73,6 +73,8 @@ def test_listings_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         made = site(tmp_path / str(one), f"vllm-0.{one}")
         assert software("/proc/self", line(made / "x.so"), b"") == (f"vllm 0.{one}",)
     assert len(module._known) <= 2
+    for odd in (b"1 " + b" /" * (1 << 21), b"/site-packages/" * 100_000, b"x\0y", b"/site-packages/x.so\n"):
+        assert software("/proc/self", odd, b"") == (), "a path may be made up to cost time"
     many = b"".join(line(f"/nowhere/{one}/site-packages/x.so") for one in range(10_000))
     assert software("/proc/self", many, b"") == ()
 
