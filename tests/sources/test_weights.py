@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import itertools
 import mmap
 import os
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +26,7 @@ from mlsecd.detectors.integrity_weights import DETECTOR, Params
 from mlsecd.errors import SourceError
 from mlsecd.meters import Meters
 from mlsecd.records import FileSample, Severity
-from mlsecd.sources import page_cache
+from mlsecd.sources import file_uses, page_cache
 from mlsecd.sources.page_cache import Reading, opened
 from mlsecd.sources.weights import Weights, WeightsParams
 from mlsecd.sources.weights_digest import Hasher, sampled, stamp_of
@@ -159,6 +161,43 @@ def test_patterns_missing_files_and_limits(model: Path, make: Make) -> None:
     with pytest.raises(SourceError, match="no configured model file"):
         look(make("/nowhere/*.bin", events=False))
     assert Weights(WeightsParams(), Meters()).supported() is not None
+
+
+def test_everybody_is_searched_seldom_and_users_and_newcomers_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+
+    def held(base: str, *_: object) -> dict[str, str] | None:
+        pid = int(base.rpartition("/")[2])
+        looked.append(pid)
+        return {"/m": "mapped"} if pid == 7 else None if pid == 9 else {}
+
+    clock = [1000.0]
+    monkeypatch.setattr(file_uses, "_of", held)
+    monkeypatch.setattr(file_uses, "time", SimpleNamespace(monotonic=lambda: clock[0], thread_time=time.thread_time))
+    for pid in (7, 8, 9):
+        (tmp_path / str(pid)).mkdir()
+    search = file_uses.Search(str(tmp_path), 60.0)
+    monkeypatch.setitem(file_uses.HOLDERS, (str(tmp_path), "/dev/nvidia"), (0.0, frozenset({8})))
+    first = search.look({(1, 1): "/m"}, 1e9)
+    assert ([one.pid for one in first.found], first.denied, looked) == ([7], 1, [8, 7, 9])
+    times: dict[int, list[float]] = {7: [], 8: [], 9: [], 10: []}
+    for second in range(10, 300, 10):
+        clock[0] = 1000.0 + second
+        if second == 100:
+            (tmp_path / "10").mkdir()
+        looked.clear()
+        search.look({(1, 1): "/m"}, 1e9)
+        for pid in looked:
+            times[pid].append(second)
+    assert len(times[7]) == len(times[8]) == 29, "a user and a GPU process each time"
+    assert times[10][:3] == [100, 110, 120], "a newcomer soon"
+    assert max(b - a for a, b in itertools.pairwise(times[9])) <= 60
+    assert len(times[9]) <= 12
+    looked.clear()
+    search.look({(1, 2): "/m"}, 1e9)
+    assert sorted(looked) == [7, 8, 9, 10], "other files: everybody is searched anew"
 
 
 def test_samples_see_both_ends_and_the_size(tmp_path: Path) -> None:
