@@ -1,6 +1,6 @@
 """What watching processes, model files and sockets costs at 600 and at 2,000 processes, at the default intervals.
 
-Usage: python -m bench.sweep [--seconds 60] [--json]
+Usage: python -m bench.sweep [--seconds 60] [--settle 75] [--json]
 
 The processes are real: sleepers, twenty that listen, eight that hold a device node (a file stands for it) and map a
 model file. The CPU is that of the polling thread, as in the daemon; hashing whole files has a rate of its own.
@@ -68,7 +68,7 @@ def run(sources: dict[str, Source], seconds: float) -> dict[str, list[float]]:
     return cost
 
 
-def measure(seconds: float) -> Iterator[Row]:
+def measure(seconds: float, settle: float) -> Iterator[Row]:
     directory = Path(tempfile.mkdtemp(prefix="mlsecd-bench-"))
     device, model = directory / "nvidia0", directory / "model.safetensors"
     device.touch()
@@ -82,7 +82,7 @@ def measure(seconds: float) -> Iterator[Row]:
             }
             with processes(count, device, model):
                 time.sleep(3)
-                run(sources, 20)  # newcomers are read twice, and searched soon after they start
+                run(sources, settle)  # newcomers are read twice, and searched soon and again after they start
                 cost = run(sources, seconds)
             for name, source in sources.items():
                 source.close()
@@ -98,9 +98,10 @@ def measure(seconds: float) -> Iterator[Row]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0, help="length of each measurement")
+    parser.add_argument("--settle", type=float, default=75.0, help="seconds before each")
     parser.add_argument("--json", action="store_true")
     arguments: Any = parser.parse_args(argv)
-    report(measure(arguments.seconds), as_json=arguments.json)
+    report(measure(arguments.seconds, arguments.settle), as_json=arguments.json)
     return 0
 
 
