@@ -16,7 +16,7 @@ __all__ = ["Search", "Uses", "describe"]
 
 _MAX_DESCRIPTORS: Final = 16_384
 _MAX_MAPS_BYTES: Final = 8 << 20
-_MAX_SECONDS: Final = 0.25  # of the thread's CPU, a look
+_MAX_SECONDS: Final = 0.1  # of the thread's CPU, a look
 _NEWCOMER_SECONDS: Final = 5.0
 _CMDLINE_BYTES: Final = 64  # not looked at, so little is read
 
@@ -71,15 +71,19 @@ class Search:
         return made
 
     def _order(self, now: float) -> list[int]:
-        """Whose turn it is: those that are looked at each time, then those that have waited longest."""
+        """Whose turn it is: those that are looked at each time, newcomers, the youngest first, then who waited longest."""
         with os.scandir(self._procfs) as listed:
             there = {int(one.name) for one in listed if one.name.isdigit()} - {os.getpid()}
         self._due = {pid: self._due.get(pid, (now, now)) for pid in there}
         self._users &= there
         self._denied &= there
         always = (self._users | _holders(self._procfs)) & there
-        waiting = sorted((due, pid) for pid, (_, due) in self._due.items() if due <= now and pid not in always)
-        return [*sorted(always), *(pid for _, pid in waiting)]
+        waiting = sorted(
+            (due != born, due if due != born else 0.0, -pid)  # the two are the same until the first look
+            for pid, (born, due) in self._due.items()
+            if due <= now and pid not in always
+        )
+        return [*sorted(always), *(-behind for _, _, behind in waiting)]
 
     def _settle(self, pid: int, held: dict[str, str] | None, now: float) -> None:
         born, _ = self._due[pid]

@@ -556,6 +556,10 @@ def test_a_steady_sweep_reads_one_line_and_one_link_a_process(
     one = source(listen_seconds=0, refresh_seconds=3600)
     for _ in range(3):  # newcomers are read wholly twice
         sweep(one)
+    for _ in range(100):  # and looked at closely once, as many in each sweep as its share of the CPU reaches
+        if all(known.depth_due > time.monotonic() for known in one._known.values()):
+            break
+        sweep(one)
     calls: collections.Counter[str] = collections.Counter()
     for name in ("open", "readlink"):
         monkeypatch.setattr(os, name, _counted(getattr(os, name), name, calls))
