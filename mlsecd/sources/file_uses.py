@@ -16,7 +16,7 @@ __all__ = ["Search", "Uses", "describe"]
 
 _MAX_DESCRIPTORS: Final = 16_384
 _MAX_MAPS_BYTES: Final = 8 << 20
-_MAX_SECONDS: Final = 0.1  # of the thread's CPU, a look
+_MAX_SECONDS: Final = 0.06  # of the thread's CPU, a look
 _NEWCOMER_SECONDS: Final = 5.0
 _CMDLINE_BYTES: Final = 64  # not looked at, so little is read
 
@@ -71,7 +71,7 @@ class Search:
         return made
 
     def _order(self, now: float) -> list[int]:
-        """Whose turn it is: those that are looked at each time, newcomers, the youngest first, then who waited longest."""
+        """Whose turn it is: those that are looked at each time, newcomers (youngest first), who waited longest."""
         with os.scandir(self._procfs) as listed:
             there = {int(one.name) for one in listed if one.name.isdigit()} - {os.getpid()}
         self._due = {pid: self._due.get(pid, (now, now)) for pid in there}

@@ -26,7 +26,7 @@ __all__ = ["SOURCE", "Processes", "ProcessesParams"]
 _HOST_NAMESPACE: Final = "pid:[4026531836]"  # the kernel's fixed number of the first PID namespace
 _KERNEL_FACTS: Final = Facts(0, (), Placement(None, None, None), 0)
 _ENTRY_BYTES: Final = 1024  # what a process costs beside its texts
-_DEPTH_SECONDS: Final = 0.05  # of the thread's CPU, a sweep: what does not fit waits for the next one
+_DEPTH_SECONDS: Final = 0.03  # of the thread's CPU, a sweep: what does not fit waits for the next one
 
 
 @dataclass(slots=True)
