@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHES = ("ingest", "adapters", "tap", "accounts", "kernels", "metrics", "host")
+BENCHES = ("ingest", "adapters", "tap", "accounts", "kernels", "metrics", "sweep", "host")
 
 
 def machine() -> str:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from mlsecd import plugins
+from mlsecd import floors, plugins
 from mlsecd.detectors.base import Params as DetectorParams
 from mlsecd.errors import ConfigError
 from mlsecd.sources.base import Params as SourceParams
@@ -129,6 +129,18 @@ class Web(_Section, frozen=True, kw_only=True):
     max_series: Annotated[int, Meta(ge=100, description="series exported at the most")] = 10_000
 
 
+class Floors(_Section, frozen=True, kw_only=True):
+    """Versions below which a hole is known."""
+
+    file: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="the oldest good versions; auto: /etc/mlsecd/floors.toml where it is, else the package's",
+        ),
+    ] = "auto"
+
+
 class Exemption(_Section, frozen=True, kw_only=True):
     """Mutes the page for one subject of one detector until a date; never the log."""
 
@@ -147,6 +159,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     findings: Findings = Findings()
     sinks: Sinks = Sinks()
     web: Web = Web()
+    floors: Floors = Floors()
     exceptions: tuple[Exemption, ...] = ()
     sources: dict[str, SourceParams] = {}
     detectors: dict[str, DetectorParams] = {}
@@ -173,6 +186,7 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "findings": Findings,
     "sinks": Sinks,
     "web": Web,
+    "floors": Floors,
 }
 
 
@@ -276,6 +290,7 @@ def _read(reader: _Reader, document: dict[str, Any], name: str) -> Config:
     made["detectors"] = _plugins(reader, {"detectors": detectors}, "detectors", plugins.detectors())
     made["disabled"] = disabled
     _share_budget(made)
+    _set_floors(reader, made)
     if made["daemon"].kernels == "cuda" and util.find_spec("numba_cuda") is None:
         reader.problem(("daemon",), '"kernels": CUDA needs `pip install "mlsecd[cuda]"`; or use "auto"', "kernels")
     made["exceptions"] = _exemptions(reader, document.get("exceptions", []))
@@ -342,6 +357,19 @@ def _share_budget(made: dict[str, Any]) -> None:
     for name in spenders:
         share = made["budget"].false_alarms_per_week / len(spenders)
         made["detectors"][name] = msgspec.structs.replace(made["detectors"][name], false_alarms_per_week=share)
+
+
+def _set_floors(reader: _Reader, made: dict[str, Any]) -> None:
+    """Hand the rows of the floors file to the detectors that hold versions against them."""
+    wanted = {"gpu_posture": "gpu", "exposure_services": "service"}
+    try:
+        held = floors.load(floors.place(made["floors"].file))
+    except ConfigError as error:
+        reader.problem(("floors",), f'"file": {error}', "file")
+        return
+    for name, rows in wanted.items():
+        params = made["detectors"][name]
+        made["detectors"][name] = msgspec.structs.replace(params, floors=(*params.floors, *getattr(held, rows)))
 
 
 def _set(document: dict[str, Any], override: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import datetime
 import os
 import pwd
 import shlex
@@ -14,7 +15,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from mlsecd import app, ask, baseline, doctor_coverage, plugins
+from mlsecd import app, ask, baseline, doctor_coverage, floors, plugins
 from mlsecd.config import Config
 from mlsecd.errors import ConfigError, MlsecdError
 from mlsecd.meters import Meters
@@ -29,6 +30,7 @@ _CAP_DAC_READ_SEARCH, _CAP_SYS_PTRACE = 2, 19  # bits of CapEff, linux/capabilit
 _PR_GET_MDWE = 66  # linux/prctl.h
 _POLL_SECONDS = 5.0
 _MEMORY_BYTES = 300 << 20  # the budget of docs/performance.md and room for a hundred accounts more
+_FLOORS_DAYS = 120  # NVIDIA publishes each quarter
 _EARLIEST = 1_735_689_600.0  # 2025-01-01: a clock before this was never set
 
 
@@ -53,6 +55,7 @@ def examine(config: Config, *, blind_spots: bool = False) -> Iterator[Check]:
         _identity,
         _cuda,
         _baseline,
+        _floors,
         _sources,
         _daemon,
         _detectors,
@@ -178,6 +181,22 @@ def _baseline(config: Config) -> Iterator[Check]:
     days = (time.time() - path.stat().st_mtime) / 86_400
     pin = "pinned" if config.daemon.baseline_sha256 else f"not pinned, SHA-256 {loaded.digest}"
     yield Check("baseline", "ok", f"{path}: {', '.join(loaded.sections)}; {days:.0f} days old; {pin}")
+
+
+def _floors(config: Config) -> Iterator[Check]:
+    path = floors.place(config.floors.file)
+    try:
+        held = floors.load(path)
+    except ConfigError as error:  # it was readable when the configuration was
+        yield Check("version floors", "broken", str(error))
+        return
+    whose = "the package's own list" if path == floors.SHIPPED else str(path)
+    days = (datetime.datetime.now(datetime.UTC).date() - held.updated).days
+    detail = f"{len(held.gpu) + len(held.service)} versions of {held.updated}, {whose}"
+    if days > _FLOORS_DAYS:
+        yield Check("version floors", "blind", f"{detail}: {days} days old; renew it from the vendors' bulletins")
+    else:
+        yield Check("version floors", "ok", detail)
 
 
 def _sources(config: Config) -> Iterator[Check]:

@@ -18,6 +18,7 @@ __all__ = [
     "FIELDS",
     "MERGE_ORDER",
     "Column",
+    "Declared",
     "Depth",
     "Field",
     "FileSample",
@@ -456,6 +457,14 @@ class GpuSample:
     nvlink_crc_errors: int | None = None  # flits and data, all links
     nvlink_replays: int | None = None
     nvlink_recoveries: int | None = None
+    nvlink_sent_bytes: int | None = None  # data, all links, since the driver was loaded
+    nvlink_received_bytes: int | None = None
+    pcie_sent_bytes: int | None = None  # since the driver was loaded, by drivers that count them
+    pcie_received_bytes: int | None = None
+    graphics_active: float | None = None  # 0..1, the share of time in which any engine worked (GPM, from Hopper on)
+    sm_active: float | None = None  # 0..1, the share of multiprocessors that worked
+    tensor_active: float | None = None  # 0..1, the share of time in which tensor cores worked
+    dram_active: float | None = None  # 0..1, the share of the memory's bandwidth
     accounted: int | None = None  # processes that the driver's accounting remembers; None: it is off
     jobs: tuple[GpuJob, ...] = ()  # those that ended since the last sample
     processes: tuple[GpuProcess, ...] | None = None  # None: NVML would not say
@@ -464,6 +473,16 @@ class GpuSample:
     # driver_version, vbios_version, inforom_version, serial, pci_bus_id, ...
     posture: dict[str, str] = field(default_factory=dict)
     blind: tuple[str, ...] = ()  # what NVML refused, as "field: reason"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declared:
+    """What a service's unit files declare of its privileges."""
+
+    file: str  # the unit's fragment
+    capabilities: int = 0  # the most that its processes may hold, as the kernel's bits
+    private: tuple[str, ...] = ()  # namespaces that are to be its own: mnt, net, pid, user
+    odd: bool = False  # it may start programs with more than this says: nothing can be judged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -479,6 +498,10 @@ class Depth:
     own_network: bool | None = None  # it is in another network namespace than the daemon
     unauthenticated: bool | None = None  # a Jupyter server whose runtime file, or answer, says so; None: not known
     mappings: tuple[str, ...] | None = None  # executable ones of deleted files, of memory, of places all may write to
+    declared: Declared | None = None  # by its unit's files; None: it has no unit, or they may not be read
+    host_namespaces: tuple[str, ...] | None = None  # of mnt, net, pid, user: those that it shares with pid 1
+    software: tuple[str, ...] = ()  # "vllm 0.8.5", "triton 25.07": what it serves with, where that is told
+    shared_memory: tuple[str, ...] = ()  # Triton's regions that it has mapped, as "path mode"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,7 @@
-"""How a GPU should be set up: what a change means, what is required, and how versions compare."""
+"""How a GPU should be set up: what a change means, and what is required."""
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Final
 
 import msgspec
@@ -10,7 +9,7 @@ from msgspec import Meta
 
 from mlsecd.records import Severity
 
-__all__ = ["Floor", "Require", "below", "grave"]
+__all__ = ["Require", "grave"]
 
 _Text = Annotated[str, Meta(min_length=1, max_length=128)]
 _H, _M, _L = Severity.HIGH, Severity.MEDIUM, Severity.LOW
@@ -44,15 +43,6 @@ _WORSE: Final[dict[tuple[str, str], Severity]] = {  # by field and its new value
 }
 
 
-class Floor(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The oldest version that is acceptable; update these as bulletins come, and reload."""
-
-    field: Annotated[_Text, Meta(description="driver_version, container_toolkit_version, vbios_version, ...")]
-    at_least: Annotated[_Text, Meta(description="the first good version")]
-    branch: Annotated[str, Meta(max_length=64, description="only for versions that begin so; empty: for all")] = ""
-    why: Annotated[str, Meta(max_length=200, description="which hole the older ones have")] = ""
-
-
 class Require(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A setting that must be as stated."""
 
@@ -65,12 +55,3 @@ class Require(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 def grave(field: str, after: str) -> Severity | None:
     """How loudly a change of this field is told; None: it is no matter of security."""
     return _WORSE.get((field, after), _CHANGES.get(field))
-
-
-def below(version: str, floor: str) -> bool | None:
-    """Whether a version is older than a floor; None where either holds no numbers."""
-    have, want = (tuple(map(int, re.findall(r"\d{1,9}", text.split("-")[0])[:8])) for text in (version, floor))
-    if not have or not want:
-        return None
-    width = max(len(have), len(want))
-    return have + (0,) * (width - len(have)) < want + (0,) * (width - len(want))

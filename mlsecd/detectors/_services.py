@@ -10,7 +10,7 @@ from typing import Final
 
 from mlsecd.records import Process, Severity
 
-__all__ = ["Exposure", "expositions", "is_metadata", "open_listeners"]
+__all__ = ["Exposure", "expositions", "is_metadata", "open_listeners", "product_of"]
 
 _C, _H, _M, _L = Severity.CRITICAL, Severity.HIGH, Severity.MEDIUM, Severity.LOW
 _METADATA: Final = frozenset(map(ipaddress.ip_address, ("169.254.169.254", "fd00:ec2::254", "100.100.100.200")))
@@ -27,6 +27,7 @@ class Exposure:
     severity: Severity
     text: str
     note: str = ""
+    listens: bool = True  # it says where the process listens
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class _Product:
     """A product that asks nobody who they are."""
 
     name: str
+    field: str  # as the list of floors calls it
     known: re.Pattern[str]  # over "NAME EXE CMDLINE"
     ports: tuple[int, ...]  # that matter; empty: all
     severity: Severity
@@ -44,6 +46,7 @@ class _Product:
 _PRODUCTS: Final = (
     _Product(
         "Ray",
+        "ray",
         re.compile(r"\braylet\b|\bgcs_server\b|ray[/.]dashboard|\bray start\b|ray::"),
         (8265, 10001, 6379),
         _H,
@@ -51,13 +54,15 @@ _PRODUCTS: Final = (
     ),
     _Product(
         "Ollama",
+        "ollama",
         re.compile(r"\bollama\b.* serve\b|\bollama\b"),
         (11434,),
         _H,
-        "it has no authentication: models can be pulled, pushed and deleted; CVE-2024-37032 before 0.1.34",
+        "it has no authentication: models can be pulled, pushed and deleted",
     ),
     _Product(
         "TorchServe",
+        "torchserve",
         re.compile(r"model-server\.jar|org\.pytorch\.serve|\btorchserve\b"),
         (8080, 8081, 8082, 7070, 7071),
         _H,
@@ -65,6 +70,7 @@ _PRODUCTS: Final = (
     ),
     _Product(
         "MLflow",
+        "mlflow",
         re.compile(r"(?:^|[/ ])mlflow (?:server|ui)\b|mlflow\.server"),
         (),
         _H,
@@ -73,17 +79,19 @@ _PRODUCTS: Final = (
     ),
     _Product(
         "Triton with model control",
+        "triton",
         re.compile(r"\btritonserver\b.*--model-control-mode[= ](?:explicit|poll)"),
         (8000, 8001),
         _H,
-        "whoever reaches it loads models; versions before 25.07 let them read and write memory (CVE-2025-23319)",
+        "whoever reaches it loads models, which may be code",
     ),
     _Product(
         "Triton",
+        "triton",
         re.compile(r"\btritonserver\b"),
         (8000, 8001, 8002),
         _M,
-        "it has no authentication; versions before 25.07 have CVE-2025-23319, 23320 and 23334",
+        "it has no authentication",
     ),
 )
 _VLLM: Final = re.compile(r"(?:^|[/ ])vllm serve\b|vllm\.entrypoints|VLLM::")
@@ -134,6 +142,17 @@ def expositions(process: Process, cmdline: str, *, jupyter: bool) -> Iterator[Ex
         if inner:
             note = "sockets between vLLM's own processes take pickles: CVE-2025-30202, CVE-2025-47277, CVE-2025-32444"
             yield Exposure("vLLM", _M, f"vLLM listens on {', '.join(inner)}, which is not its API", note)
+
+
+def product_of(process: Process, cmdline: str, *, jupyter: bool) -> tuple[str, str] | None:
+    """Which known product this is: its name, and what the list of floors calls it."""
+    if jupyter:
+        return "Jupyter", "jupyter_server"
+    what = f"{process.name or ''} {process.exe or ''} {cmdline}"
+    for product in _PRODUCTS:
+        if product.known.search(what):
+            return product.name.partition(" ")[0], product.field
+    return ("vLLM", "vllm") if _VLLM.search(what) else None
 
 
 def _jupyter(process: Process, cmdline: str, *, reached: bool) -> Iterator[Exposure]:

@@ -12,8 +12,10 @@ from msgspec import Meta
 
 from mlsecd.detectors import base
 from mlsecd.detectors._allow import Allow, allows, glob_matches
+from mlsecd.detectors._floors import Floor
 from mlsecd.detectors._gpu_processes import Table, as_state, printable
-from mlsecd.detectors._services import Exposure, expositions, is_metadata, open_listeners
+from mlsecd.detectors._service_versions import OUTCOMES, shared_memory, versions
+from mlsecd.detectors._services import Exposure, expositions, is_metadata, open_listeners, product_of
 from mlsecd.detectors._told import Told
 from mlsecd.detectors.base import Detector, DetectorState, Maturity, Section, Standing
 from mlsecd.kernels import Kernels
@@ -53,6 +55,13 @@ class Params(base.Params, frozen=True):
     metadata_allow: Annotated[
         tuple[Allow, ...], Meta(max_length=256, description="GPU processes that may ask the cloud's metadata service")
     ] = ()
+    floors: Annotated[
+        tuple[Floor, ...],
+        Meta(
+            max_length=512,
+            description="service versions below which a hole is known, beside those of the [floors] file",
+        ),
+    ] = ()
     after_tables: Annotated[int, Meta(ge=1, le=100, description="successive process tables that must show it")] = 2
     repeat_seconds: Annotated[
         float, Meta(ge=1, le=300, description="event time between repeats of a finding that goes on")
@@ -68,6 +77,7 @@ class _Host:
     seen: dict[str, int] = field(default_factory=dict)  # tables in a row, by subject
     told: Told = field(default_factory=Told)
     listeners: int = 0
+    versions: dict[str, int] = field(default_factory=dict)  # checks of versions, by their outcome
     denied: bool = False
 
 
@@ -91,7 +101,9 @@ class ExposureServices(Detector):
         "Firewalls and published ports of containers are not looked at: an address says who could reach it.",
         "Products that are not in the table are known by the generic rule only, and only where they hold a GPU.",
         "Ports of other users' processes take CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH.",
-        "Versions of services are not read; notes say which are known to be bad.",
+        "Versions are those of Python packages and Triton's container variable; others', Ollama's say, are unknown.",
+        "Versions of others take CAP_SYS_PTRACE, Triton's CAP_DAC_READ_SEARCH too; floors are as old as their file.",
+        "A client that registers Triton's shared memory over HTTP shows in access logs, which are not read for it.",
         "Jupyter's runtime file may lie where the service cannot read (home drop-in); then argv and a probe must do.",
         "The metadata endpoint is seen while the connection lives at a sample; a short request between two is not.",
     )
@@ -126,9 +138,10 @@ class ExposureServices(Detector):
         listeners = [one for one in table.processes if one.listen]
         host.listeners = len(listeners)
         before, host.seen = host.seen, {}
+        host.versions = {}
         found = []
         for process in listeners:
-            for case in self._judge(process, indexed, on_gpu):
+            for case in self._judge(host, process, indexed, on_gpu):
                 subject = f"{case.product} {_called(process)} uid={process.uid}"
                 host.seen[subject] = min(before.get(subject, 0) + 1, self.params.after_tables)
                 due = host.seen[subject] >= self.params.after_tables
@@ -136,7 +149,7 @@ class ExposureServices(Detector):
                     found.append(self._report(table, process, case, subject, on_gpu))
         return found
 
-    def _judge(self, process: Process, table: Table, on_gpu: set[int]) -> Iterator[Exposure]:
+    def _judge(self, host: _Host, process: Process, table: Table, on_gpu: set[int]) -> Iterator[Exposure]:
         open_to = open_listeners(process)
         undeclared = [one for one, _ in open_to if not self._declared(process, one)]
         cmdline = _cmdline(process)
@@ -145,18 +158,33 @@ class ExposureServices(Detector):
             parent = None if parent is None or parent.ppid is None else table.by_pid.get(parent.ppid)
             if parent is not None and parent.pid > 1 and parent.exe == process.exe:
                 cmdline = f"{cmdline} {_cmdline(parent)}"
-        known = list(expositions(process, cmdline, jupyter=_is_jupyter(process)))
+        jupyter = _is_jupyter(process)
+        known = list(expositions(process, cmdline, jupyter=jupyter))
         if open_to and not undeclared:
             known = [one for one in known if one.severity is Severity.CRITICAL]  # declared, but still free for all
+        known += self._old(host, process, cmdline, jupyter=jupyter, reached=bool(open_to))
         apart = process.depth is not None and process.depth.own_network
         for one in known:
             lower = apart and one.severity.rank > Severity.MEDIUM.rank
             text = f"{one.text} (in a network namespace of its own: only if it is published)" if apart else one.text
             yield Exposure(one.product, Severity.MEDIUM if lower else one.severity, text, one.note)
         holds = process.pid in on_gpu or (process.depth is not None and bool(process.depth.devices))
-        if holds and undeclared and not known:
+        if holds and undeclared and not any(one.listens for one in known):
             text = f"a GPU process listens on {', '.join(undeclared[:4])}, which no declared entry covers"
             yield Exposure("listener", Severity.LOW if apart else Severity.MEDIUM, text)
+
+    def _old(self, host: _Host, process: Process, cmdline: str, *, jupyter: bool, reached: bool) -> Iterator[Exposure]:
+        """What its version, and the memory that it shares, add."""
+        product = product_of(process, cmdline, jupyter=jupyter)
+        if product is None:
+            return
+        checks = list(versions(self.params.floors, process, *product, reached=reached))
+        for outcome, case in checks:
+            host.versions[outcome] = host.versions.get(outcome, 0) + 1
+            if case is not None:
+                yield case
+        if product[1] == "triton":
+            yield from shared_memory(process, reached=reached, sound=[outcome for outcome, _ in checks] == ["passed"])
 
     def _declared(self, process: Process, address: str) -> bool:
         return any(
@@ -223,6 +251,7 @@ class ExposureServices(Detector):
         gauges = {
             "hosts": float(len(hosts)),
             "listeners": float(sum(host.listeners for host in hosts)),
+            **{f"versions_{name}": float(sum(host.versions.get(name, 0) for host in hosts)) for name in OUTCOMES},
             "refused": float(self._hosts.refused),
         }
         if not any(host.table_ts > _NEVER for host in hosts):

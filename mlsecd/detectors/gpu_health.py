@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, ClassVar, Final
 
 from msgspec import Meta
 
 from mlsecd.detectors import base
-from mlsecd.detectors._gpu_processes import as_state, gpu_key, printable
+from mlsecd.detectors._gpu_processes import printable
+from mlsecd.detectors._gpu_table import GpuTable
 from mlsecd.detectors._rates import Growth
 from mlsecd.detectors._told import Told
 from mlsecd.detectors._xid_table import APPLICATION, CONSEQUENCE, meaning
-from mlsecd.detectors.base import Detector, DetectorState, Maturity, Section, Standing
-from mlsecd.kernels import Kernels
-from mlsecd.records import Finding, GpuSample, Kind, Records, Severity
-from mlsecd.windows.keyed import Keyed
-from mlsecd.windows.packing import pack, unpack
+from mlsecd.detectors.base import Maturity
+from mlsecd.records import Finding, GpuSample, Severity
 
 __all__ = ["DETECTOR", "GpuHealth", "Params"]
 
-_GPUS_MAX: Final = 256
 _XIDS_MAX: Final = 64  # kinds of Xid of one GPU that are counted
 _SHOWN_MAX: Final = 8
 _SOLO_SECONDS: Final = 60.0
@@ -79,12 +76,10 @@ class _Case:
     note: str = ""
 
 
-class GpuHealth(Detector):
+class GpuHealth(GpuTable[_Gpu]):
     """Counts by the hour, so that a storm of one error is one finding; a level that stays is repeated, not counted."""
 
     name = "gpu_health"
-    consumes = frozenset({Kind.GPU})
-    key = "gpu"
     maturity = Maturity.INCUBATING
     atlas = ("AML.T0029", "AML.T0010.000", "AML.T0031")
     owasp = ()
@@ -102,26 +97,18 @@ class GpuHealth(Detector):
         "A slow attack below the rates looks like age.",
     )
     Params = Params
+    State = _Gpu
 
-    def __init__(self, params: Any, kernels: Kernels, section: Section | None = None) -> None:
-        super().__init__(params, kernels, section)
-        self._gpus: Keyed[_Gpu] = Keyed(_GPUS_MAX, lambda _: _Gpu())
-
-    def observe(self, records: Records) -> list[Finding]:
-        """Fold one GPU sample."""
-        if not isinstance(records, GpuSample):
-            return []
-        gpu = self._gpus.touch(gpu_key(records.host, records.gpu, synthetic=records.synthetic), records.ts)
-        if gpu is None:
-            return []
-        if records.ts < gpu.last_ts:
+    def sample(self, gpu: _Gpu, sample: GpuSample) -> list[Finding]:
+        """Fold one sample."""
+        if sample.ts < gpu.last_ts:
             gpu.throttled.clear()
             gpu.xid_ts = _NEVER
-        gpu.last_ts = records.ts
-        cases = [*self._xids(gpu, records)]
-        if records.state == "ok":
-            cases += [*self._memory(gpu, records), *self._links(gpu, records), *self._heat(gpu, records)]
-        return [self._report(records, one) for one in cases if self._due(gpu, records, one)]
+        gpu.last_ts = sample.ts
+        cases = [*self._xids(gpu, sample)]
+        if sample.state == "ok":
+            cases += [*self._memory(gpu, sample), *self._links(gpu, sample), *self._heat(gpu, sample)]
+        return [self._report(sample, one) for one in cases if self._due(gpu, sample, one)]
 
     def _due(self, gpu: _Gpu, sample: GpuSample, case: _Case) -> bool:
         return gpu.told.due(f"{case.kind} {case.severity}", sample.ts, self.params.repeat_seconds)
@@ -231,21 +218,6 @@ class GpuHealth(Detector):
             },
             synthetic=sample.synthetic,
         )
-
-    def standing(self) -> Standing:
-        """Armed from the first sample."""
-        gauges = {"gpus": float(len(self._gpus)), "refused": float(self._gpus.refused)}
-        if not len(self._gpus):
-            return Standing(DetectorState.STALE, "blind: no GPU sample yet", gauges)
-        return Standing(DetectorState.ARMED, "", gauges)
-
-    def snapshot(self) -> bytes:
-        """Every GPU's state."""
-        return pack(self.version, self._gpus.dump())
-
-    def restore(self, blob: bytes) -> None:
-        """Take a snapshot's state."""
-        self._gpus.load(as_state(unpack(self.version, blob), list[tuple[str, int, _Gpu]]))
 
 
 DETECTOR = GpuHealth

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, ClassVar, Final
 
 from msgspec import Meta
 
 from mlsecd.detectors import base
-from mlsecd.detectors._gpu_processes import as_state, gpu_key
-from mlsecd.detectors.base import Detector, DetectorState, Maturity, Section, Standing
-from mlsecd.kernels import Kernels
-from mlsecd.records import Finding, GpuSample, Kind, Records, Severity
-from mlsecd.windows.keyed import Keyed
-from mlsecd.windows.packing import pack, unpack
+from mlsecd.detectors._gpu_table import GpuTable
+from mlsecd.detectors.base import DetectorState, Maturity, Standing
+from mlsecd.records import Finding, GpuSample, Severity
 
 __all__ = ["DETECTOR", "GpuHiddenMemory", "Params"]
 
-_GPUS_MAX: Final = 256
 _GAP_SECONDS: Final = 60.0
 _NEVER: Final = float("-inf")
 
@@ -45,12 +41,10 @@ class _Gpu:
     judged: bool = False  # the latest sample could be judged
 
 
-class GpuHiddenMemory(Detector):
+class GpuHiddenMemory(GpuTable[_Gpu]):
     """Memory in use, less what the driver reserves, less what NVML says of each process."""
 
     name = "gpu_hidden_memory"
-    consumes = frozenset({Kind.GPU})
-    key = "gpu"
     maturity = Maturity.INCUBATING
     atlas = ("AML.T0112", "AML.T0048.000")
     owasp = ("LLM10:2025",)
@@ -66,37 +60,29 @@ class GpuHiddenMemory(Detector):
         "A process that hides inside an allowed one shares its entry.",
     )
     Params = Params
+    State = _Gpu
 
-    def __init__(self, params: Any, kernels: Kernels, section: Section | None = None) -> None:
-        super().__init__(params, kernels, section)
-        self._gpus: Keyed[_Gpu] = Keyed(_GPUS_MAX, lambda _: _Gpu())
-
-    def observe(self, records: Records) -> list[Finding]:
-        """Fold one GPU sample."""
-        if not isinstance(records, GpuSample):
-            return []
-        gpu = self._gpus.touch(gpu_key(records.host, records.gpu, synthetic=records.synthetic), records.ts)
-        if gpu is None:
-            return []
-        if not 0 <= records.ts - gpu.last_ts <= _GAP_SECONDS:
+    def sample(self, gpu: _Gpu, sample: GpuSample) -> list[Finding]:
+        """Fold one sample."""
+        if not 0 <= sample.ts - gpu.last_ts <= _GAP_SECONDS:
             gpu.since = _NEVER
-        if records.ts < gpu.last_ts:
+        if sample.ts < gpu.last_ts:
             gpu.emitted_ts = _NEVER
-        gpu.last_ts = records.ts
-        hidden = _unaccounted(records)
+        gpu.last_ts = sample.ts
+        hidden = _unaccounted(sample)
         gpu.judged = hidden is not None
         if hidden is None or hidden < self.params.min_bytes:
             gpu.since = _NEVER
             return []
         if gpu.since == _NEVER:
-            gpu.since, gpu.least = records.ts, hidden
+            gpu.since, gpu.least = sample.ts, hidden
         gpu.least = min(gpu.least, hidden)
-        lasted = records.ts - gpu.since
-        due = records.ts - gpu.emitted_ts >= self.params.repeat_seconds
+        lasted = sample.ts - gpu.since
+        due = sample.ts - gpu.emitted_ts >= self.params.repeat_seconds
         if lasted < self.params.sustained_seconds or not due:
             return []
-        gpu.emitted_ts = records.ts
-        return [self._report(gpu, records, lasted)]
+        gpu.emitted_ts = sample.ts
+        return [self._report(gpu, sample, lasted)]
 
     def _report(self, gpu: _Gpu, sample: GpuSample, lasted: float) -> Finding:
         count = len(sample.processes or ())
@@ -122,29 +108,14 @@ class GpuHiddenMemory(Detector):
             synthetic=sample.synthetic,
         )
 
-    def standing(self) -> Standing:
+    def judge(self, gpus: list[_Gpu], gauges: dict[str, float]) -> Standing:
         """Armed where NVML tells enough of any GPU."""
-        gpus = [gpu for _, gpu in self._gpus.items()]
         judged = sum(gpu.judged for gpu in gpus)
-        gauges = {
-            "gpus": float(len(gpus)),
-            "judged_gpus": float(judged),
-            "refused": float(self._gpus.refused),
-        }
-        if not gpus:
-            return Standing(DetectorState.STALE, "blind: no GPU sample yet", gauges)
+        gauges = {**gauges, "judged_gpus": float(judged)}
         if not judged:
             return Standing(DetectorState.OFF, "blind: NVML does not tell the memory of processes here", gauges)
         why = "" if judged == len(gpus) else f"{len(gpus) - judged} of {len(gpus)} GPUs do not tell enough"
         return Standing(DetectorState.ARMED, why, gauges)
-
-    def snapshot(self) -> bytes:
-        """Every GPU's state."""
-        return pack(self.version, self._gpus.dump())
-
-    def restore(self, blob: bytes) -> None:
-        """Take a snapshot's state."""
-        self._gpus.load(as_state(unpack(self.version, blob), list[tuple[str, int, _Gpu]]))
 
 
 def _unaccounted(sample: GpuSample) -> int | None:

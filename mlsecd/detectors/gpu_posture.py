@@ -10,8 +10,9 @@ import msgspec
 from msgspec import Meta
 
 from mlsecd.detectors import base
+from mlsecd.detectors._floors import Floor, judged
 from mlsecd.detectors._gpu_processes import as_state, gpu_key, printable
-from mlsecd.detectors._posture_rules import Floor, Require, below, grave
+from mlsecd.detectors._posture_rules import Require, grave
 from mlsecd.detectors._told import Told
 from mlsecd.detectors.base import Detector, DetectorState, Fit, Interval, Maturity, Section, Standing
 from mlsecd.errors import BaselineError
@@ -35,13 +36,10 @@ class Params(base.Params, frozen=True):
     require: Annotated[tuple[Require, ...], Meta(max_length=64, description="settings that every GPU must have")] = (
         Require(field="confidential_compute_devtools", value="disabled"),
     )
-    floors: Annotated[tuple[Floor, ...], Meta(max_length=256, description="versions below which a hole is known")] = (
-        Floor(
-            field="container_toolkit_version",
-            at_least="1.17.8",
-            why="CVE-2025-23266 (NVIDIAScape): a container takes over the host",
-        ),
-    )
+    floors: Annotated[
+        tuple[Floor, ...],
+        Meta(max_length=512, description="versions below which a hole is known, beside those of the [floors] file"),
+    ] = ()
     adopt_seconds: Annotated[
         float,
         Meta(ge=0, le=31_536_000, description="a change that is low or medium becomes the reference after this"),
@@ -86,7 +84,8 @@ class GpuPosture(Detector):
     blind_spots: ClassVar[tuple[str, ...]] = (
         "What was wrong when the reference was learned is the reference.",
         "Versions are what the driver and dpkg say; a tampered driver says what it likes. RPM's list is not read.",
-        "Floors are what the configuration lists: none for drivers is shipped, since bulletins overtake any list.",
+        "Floors are as old as their file: bulletins overtake any list, the shipped one too; doctor says its date.",
+        "A driver branch that no floor names is unknown, be it too new for the list or too old for repairs.",
         "A setting that is changed and put back within posture_seconds of the nvml source is not seen.",
         "Whether firmware is genuine takes attestation, which needs confidential computing and NVIDIA's service.",
     )
@@ -141,7 +140,9 @@ class GpuPosture(Detector):
         for rule, state, reason in _checks(self.params, gpu.posture):
             if state is False:
                 severity = Severity.HIGH if isinstance(rule, Require) else Severity.MEDIUM
-                yield from self._report(gpu, sample, f"{rule.field} policy", severity, reason, {})
+                source = rule.source if isinstance(rule, Floor) else ""
+                cited = {"source": source} if source else {}
+                yield from self._report(gpu, sample, f"{rule.field} policy", severity, reason, cited)
 
     def _report(  # noqa: PLR0913, PLR0917 - what differs, from what
         self, gpu: _Gpu, sample: GpuSample, what: str, severity: Severity, reason: str, evidence: dict[str, Any]
@@ -242,13 +243,11 @@ def _checks(params: Any, posture: dict[str, str]) -> Iterator[tuple[Require | Fl
     for rule in params.require:
         have = posture.get(rule.field)
         yield rule, None if have is None else have == rule.value, f"{rule.field} is {have}, and must be {rule.value}"
-    for floor in params.floors:
-        have = posture.get(floor.field)
-        if have is not None and not have.startswith(floor.branch):
-            continue
-        old = None if have is None else below(have, floor.at_least)
-        why = f": {floor.why}" if floor.why else ""
-        yield floor, None if old is None else not old, f"{floor.field} {have} is older than {floor.at_least}{why}"
+    for name in dict.fromkeys(floor.field for floor in params.floors):
+        have = posture.get(name)
+        for floor, good in judged(params.floors, name, have):
+            why = f": {floor.why}" if floor.why else ""
+            yield floor, good, f"{name} {have} is older than {floor.at_least}{why}"
 
 
 DETECTOR = GpuPosture

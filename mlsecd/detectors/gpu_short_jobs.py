@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Final
 
 from msgspec import Meta
 
 from mlsecd.detectors import base
-from mlsecd.detectors._gpu_processes import as_state, gpu_key
-from mlsecd.detectors.base import Detector, DetectorState, Maturity, Section, Standing
+from mlsecd.detectors._gpu_processes import as_state
+from mlsecd.detectors._gpu_table import GpuTable
+from mlsecd.detectors._recent_processes import Past
+from mlsecd.detectors.base import DetectorState, Maturity, Section, Standing
 from mlsecd.kernels import Kernels
-from mlsecd.records import Finding, GpuJob, GpuSample, Kind, Records, Severity
+from mlsecd.records import Finding, GpuJob, GpuSample, Kind, ProcessTable, Records, Severity
 from mlsecd.windows.keyed import Keyed
 from mlsecd.windows.packing import pack, unpack
 
 __all__ = ["DETECTOR", "GpuShortJobs", "Params"]
 
-_GPUS_MAX: Final = 256
+_HOSTS_MAX: Final = 64
+_NAMES_MAX: Final = 4
 _PIDS_MAX: Final = 4_096  # pids of one GPU whose last sighting is remembered
 _JOBS_MAX: Final = 256  # unseen jobs of one GPU within the hour
 _SHOWN_MAX: Final = 16
@@ -53,27 +57,54 @@ class Params(base.Params, frozen=True):
 
 
 @dataclass(slots=True)
+class _Job:
+    """One job that no sample showed, and who it was where a process table caught it."""
+
+    told_ts: float
+    pid: int
+    start_ts: float
+    seconds: float
+    exe: str | None = None
+    uid: int | None = None
+    unit: str | None = None
+    seen_ts: float | None = None  # the last table that showed it
+
+    def shown(self) -> dict[str, Any]:
+        """For evidence; null is "not known"."""
+        return {name: getattr(self, name) for name in ("pid", "start_ts", "seconds", "exe", "uid", "unit", "seen_ts")}
+
+
+@dataclass(slots=True)
 class _Gpu:
     """One GPU's jobs."""
 
     first_ts: float = _NEVER
     last_ts: float = _NEVER
     shown: dict[int, tuple[float, float]] = field(default_factory=dict)  # pid: samples that listed it, first and last
-    unseen: list[tuple[float, int, float, float]] = field(default_factory=list)  # told at, pid, start, seconds
+    unseen: list[_Job] = field(default_factory=list)
     jobs: int = 0
     missed: int = 0
+    unnamed: int = 0
     accounted: int | None = None
     mode: str | None = None
     driver: str | None = None
     told: dict[str, float] = field(default_factory=dict)
 
 
-class GpuShortJobs(Detector):
-    """Holds what accounting remembers against what samples showed."""
+@dataclass(slots=True)
+class _Held:
+    """What a snapshot holds."""
+
+    gpus: list[tuple[str, int, _Gpu]]
+    hosts: list[tuple[str, int, Past]]
+
+
+class GpuShortJobs(GpuTable[_Gpu]):
+    """Holds what accounting remembers against what samples showed, and asks recent process tables who it was."""
 
     name = "gpu_short_jobs"
-    consumes = frozenset({Kind.GPU})
-    key = "gpu"
+    version = 2
+    consumes = frozenset({Kind.GPU, Kind.PROCESS})
     maturity = Maturity.INCUBATING
     atlas = ("AML.T0112", "AML.T0048.000")
     owasp = ("LLM10:2025",)
@@ -83,37 +114,45 @@ class GpuShortJobs(Detector):
     action = _ACTIONS["unseen"]
     blind_spots: ClassVar[tuple[str, ...]] = (
         "With accounting off, which is the driver's default, short jobs leave no trace; it is told of as information.",
-        "Accounting knows a pid, times, memory and load, no program, user or command line.",
+        "Accounting knows a pid and times. Names come from process tables, five seconds apart by default.",
+        "A job whose process lived between two process tables stays unknown; the finding says so.",
         "The driver forgets the oldest of some 4,000 processes, and all of them when it is unloaded.",
         "Accounting is not available in MIG mode.",
         "A job that reuses the pid of one listed in the last seconds of its life is taken for that one.",
     )
     Params = Params
+    State = _Gpu
 
     def __init__(self, params: Any, kernels: Kernels, section: Section | None = None) -> None:
         super().__init__(params, kernels, section)
-        self._gpus: Keyed[_Gpu] = Keyed(_GPUS_MAX, lambda _: _Gpu())
+        self._hosts: Keyed[Past] = Keyed(_HOSTS_MAX, lambda _: Past())
 
     def observe(self, records: Records) -> list[Finding]:
-        """Fold one GPU sample."""
-        if not isinstance(records, GpuSample):
+        """Fold one GPU sample, or one process table for who was there."""
+        if isinstance(records, ProcessTable):
+            past = self._hosts.touch(_host_key(records), records.ts)
+            if past is not None:
+                past.take(records)
             return []
-        gpu = self._gpus.touch(gpu_key(records.host, records.gpu, synthetic=records.synthetic), records.ts)
-        if gpu is None or records.state != "ok":
+        return super().observe(records)
+
+    def sample(self, gpu: _Gpu, sample: GpuSample) -> list[Finding]:
+        """Fold one sample."""
+        if sample.state != "ok":
             return []
-        if records.ts < gpu.last_ts:
+        if sample.ts < gpu.last_ts:
             gpu.shown.clear()
             gpu.unseen.clear()
             gpu.told.clear()
-            gpu.first_ts = records.ts
-        gpu.first_ts = records.ts if gpu.first_ts == _NEVER else gpu.first_ts
-        gpu.last_ts = records.ts
-        for process in records.processes or ():
-            first, last = gpu.shown.pop(process.pid, (records.ts, records.ts))
-            gpu.shown[process.pid] = (first if records.ts - last <= _GAP_SECONDS else records.ts, records.ts)
+            gpu.first_ts = sample.ts
+        gpu.first_ts = sample.ts if gpu.first_ts == _NEVER else gpu.first_ts
+        gpu.last_ts = sample.ts
+        for process in sample.processes or ():
+            first, last = gpu.shown.pop(process.pid, (sample.ts, sample.ts))
+            gpu.shown[process.pid] = (first if sample.ts - last <= _GAP_SECONDS else sample.ts, sample.ts)
         while len(gpu.shown) > _PIDS_MAX:
             del gpu.shown[next(iter(gpu.shown))]
-        return [*self._mode(gpu, records), *self._count(gpu, records), *self._jobs(gpu, records)]
+        return [*self._mode(gpu, sample), *self._count(gpu, sample), *self._jobs(gpu, sample)]
 
     def _mode(self, gpu: _Gpu, sample: GpuSample) -> list[Finding]:
         mode, before = sample.posture.get("accounting_mode"), gpu.mode
@@ -156,20 +195,29 @@ class GpuShortJobs(Detector):
         fresh = [job for job in sample.jobs if self._unseen(gpu, job)]
         gpu.jobs += len(sample.jobs)
         gpu.missed += len(fresh)
-        gpu.unseen += [(sample.ts, job.pid, job.start_ts, job.seconds) for job in fresh]
-        gpu.unseen = [one for one in gpu.unseen if sample.ts - one[0] <= _HOUR][-_JOBS_MAX:]
+        gpu.unseen += [self._named(sample, job) for job in fresh]
+        gpu.unnamed += sum(one.exe is None for one in gpu.unseen[len(gpu.unseen) - len(fresh) :])
+        gpu.unseen = [one for one in gpu.unseen if sample.ts - one.told_ts <= _HOUR][-_JOBS_MAX:]
         if not fresh:
             return []
         count, limit = len(gpu.unseen), self.params.jobs_an_hour
-        total = sum(seconds for *_, seconds in gpu.unseen)
-        jobs = [{"pid": pid, "start_ts": start, "seconds": length} for _, pid, start, length in gpu.unseen]
+        total = sum(one.seconds for one in gpu.unseen)
         reason = (
             f"{count} {'jobs' if count > 1 else 'job'} on {sample.gpu}, {total:.1f} s in all, ended within the last "
-            "hour and no sample ever showed them"
+            f"hour and no sample ever showed them: {_names(gpu.unseen)}"
         )
         severity = Severity.MEDIUM if count >= limit else Severity.LOW
-        evidence = {"jobs": jobs[-_SHOWN_MAX:], "count": count}
+        evidence = {"jobs": [one.shown() for one in gpu.unseen[-_SHOWN_MAX:]], "count": count}
         return [self._report(sample, "unseen", severity, reason, (count, limit), evidence)]
+
+    def _named(self, sample: GpuSample, job: GpuJob) -> _Job:
+        """With whoever a process table showed under its number at the time."""
+        past = self._hosts.peek(_host_key(sample))
+        who = None if past is None else past.who(job.pid, job.start_ts, job.start_ts + job.seconds)
+        made = _Job(sample.ts, job.pid, job.start_ts, job.seconds)
+        if who is not None:
+            made.exe, made.uid, made.unit, made.seen_ts = who.exe, who.uid, who.unit, who.last_ts
+        return made
 
     def _unseen(self, gpu: _Gpu, job: GpuJob) -> bool:
         end = job.start_ts + job.seconds
@@ -200,31 +248,45 @@ class GpuShortJobs(Detector):
             synthetic=sample.synthetic,
         )
 
-    def standing(self) -> Standing:
+    def judge(self, gpus: list[_Gpu], gauges: dict[str, float]) -> Standing:
         """Armed where accounting is on for every GPU; off, and why, where it is on for none."""
-        gpus = [gpu for _, gpu in self._gpus.items()]
         on = sum(gpu.accounted is not None for gpu in gpus)
         gauges = {
-            "gpus": float(len(gpus)),
+            **gauges,
             "accounting_gpus": float(on),
             "jobs": float(sum(gpu.jobs for gpu in gpus)),
             "unseen_jobs": float(sum(gpu.missed for gpu in gpus)),
-            "refused": float(self._gpus.refused),
+            "unnamed_jobs": float(sum(gpu.unnamed for gpu in gpus)),
         }
-        if not gpus:
-            return Standing(DetectorState.STALE, "blind: no GPU sample yet", gauges)
         if not on:
             return Standing(DetectorState.OFF, "blind: the driver's accounting is off (nvidia-smi -am 1)", gauges)
         why = "" if on == len(gpus) else f"accounting is off on {len(gpus) - on} of {len(gpus)} GPUs"
         return Standing(DetectorState.ARMED, why, gauges)
 
     def snapshot(self) -> bytes:
-        """Every GPU's state."""
-        return pack(self.version, self._gpus.dump())
+        """Every GPU's state, and every host's recent processes."""
+        return pack(self.version, _Held(self._gpus.dump(), self._hosts.dump()))
 
     def restore(self, blob: bytes) -> None:
         """Take a snapshot's state."""
-        self._gpus.load(as_state(unpack(self.version, blob), list[tuple[str, int, _Gpu]]))
+        held = as_state(unpack(self.version, blob), _Held)
+        self._gpus.load(held.gpus)
+        self._hosts.load(held.hosts)
+
+
+def _host_key(records: GpuSample | ProcessTable) -> str:
+    return f"{records.host}\0{int(records.synthetic)}"
+
+
+def _names(jobs: list[_Job]) -> str:
+    """Which programs they were, the commonest first, and how many are not known."""
+    known = Counter(one.exe for one in jobs if one.exe is not None)
+    ranked = sorted(known.items(), key=lambda pair: (-pair[1], pair[0]))[:_NAMES_MAX]
+    texts = [f'"{exe}"' + (f" ({count} times)" if count > 1 else "") for exe, count in ranked]
+    unknown = sum(one.exe is None for one in jobs)
+    if unknown:
+        texts.append(f"{unknown} unknown, which no process table caught" if texts else "no process table caught them")
+    return ", ".join(texts)
 
 
 DETECTOR = GpuShortJobs

@@ -92,7 +92,7 @@ class IntegrityWeights(Detector):
     summary = "A model file changed, is gone or open to writers, or a process that is no server opened it."
     action = _ACTIONS["reader"]
     blind_spots: ClassVar[tuple[str, ...]] = (
-        "Without CAP_SYS_ADMIN a reader is seen only if it holds the file at one of the looks, 30 s apart.",
+        "Without CAP_SYS_ADMIN a reader is seen only if it holds the file at a look; most are looked at once a minute.",
         "Readers on other hosts (NFS, object stores, a copied disk) are not seen.",
         "A change of a few kilobytes between the 64 sampled blocks shows when the background pass has read the file.",
         "What was already changed when it was first seen, or fitted, is the reference.",

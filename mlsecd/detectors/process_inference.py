@@ -11,6 +11,7 @@ from msgspec import Meta
 from mlsecd.detectors import base
 from mlsecd.detectors._allow import Allow, allows, glob_matches
 from mlsecd.detectors._behaviour import odd_child, risky_capabilities
+from mlsecd.detectors._declared import undeclared
 from mlsecd.detectors._gpu_processes import Table, as_state, printable
 from mlsecd.detectors._told import Told
 from mlsecd.detectors.base import Detector, DetectorState, Maturity, Section, Standing
@@ -89,6 +90,7 @@ class _Host:
     servers: dict[int, _Server] = field(default_factory=dict)
     told: Told = field(default_factory=Told)
     unread: int = 0
+    undeclared: int = 0  # servers of a unit whose files could not be read
 
 
 class ProcessInference(Detector):
@@ -113,7 +115,8 @@ class ProcessInference(Detector):
         "A shell that was renamed, or is started by a child that was detached from the server, looks like any program.",
         "Mappings, tracers and preloads of other users take CAP_SYS_PTRACE; the environment CAP_DAC_READ_SEARCH too.",
         "A preload that was removed from the environment after the start is not seen, unless its mapping is odd.",
-        "Until a server has been looked at once, what it is then is what is ordinary.",
+        "Without unit files to read (containers, user units) privileges are held against the first look alone.",
+        "A unit that starts something with + or !, delegates, or joins other namespaces is not judged by its files.",
     )
     Params = Params
 
@@ -150,6 +153,7 @@ class ProcessInference(Detector):
             host.servers[pid] = held if known and held is not None else _Server(one.start_ticks, records.ts)
             yield from self._server(host, records, one)
         host.unread = sum(one.depth is None or one.depth.mappings is None for one in servers.values())
+        host.undeclared = sum(_declares_nothing(one) for one in servers.values())
         for one in records.processes:
             if one.pid not in servers and (kind := odd_child(one)) is not None:
                 yield from self._child(host, records, one, kind, table, servers)
@@ -206,6 +210,8 @@ class ProcessInference(Detector):
             if gained:
                 yield "capabilities", Severity.HIGH, f"has gained capabilities: {', '.join(gained)}"
 
+        yield from undeclared(depth)
+
     def _report(  # noqa: PLR0913, PLR0917 - who did what
         self,
         host: _Host,
@@ -246,18 +252,24 @@ class ProcessInference(Detector):
         """Armed once there is a server to watch."""
         hosts = [host for _, host in self._hosts.items()]
         servers, unread = sum(len(host.servers) for host in hosts), sum(host.unread for host in hosts)
+        undeclared_servers = sum(host.undeclared for host in hosts)
         gauges = {
             "hosts": float(len(hosts)),
             "servers": float(servers),
             "unread_processes": float(unread),
+            "undeclared_servers": float(undeclared_servers),
             "refused": float(self._hosts.refused),
         }
         if not any(host.table_ts > _NEVER for host in hosts):
             return Standing(DetectorState.STALE, "blind: no process table yet", gauges)
         if not servers:
             return Standing(DetectorState.ARMED, "no process holds a GPU, and none is named in servers", gauges)
-        why = f"{unread} servers cannot be looked into, only their children" if unread else ""
-        return Standing(DetectorState.ARMED, why, gauges)
+        whys = [f"{unread} servers cannot be looked into, only their children"] if unread else []
+        if undeclared_servers:
+            whys.append(
+                f"privileges of {undeclared_servers} servers are held against the first look, not their unit's files"
+            )
+        return Standing(DetectorState.ARMED, "; ".join(whys), gauges)
 
     def snapshot(self) -> bytes:
         """Every host's state."""
@@ -278,6 +290,12 @@ def _server_above(process: Process, table: Table, servers: dict[int, Process]) -
         if one.pid in servers:
             return one
     return None
+
+
+def _declares_nothing(server: Process) -> bool:
+    """Whether it is of a unit whose files told nothing."""
+    looked = server.depth is not None and server.unit is not None and server.container is None
+    return looked and server.depth is not None and server.depth.declared is None
 
 
 def _name(process: Process) -> str:

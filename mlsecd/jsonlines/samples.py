@@ -64,6 +64,10 @@ _SHARES: Final = (
     "memory_utilization",
     "encoder_utilization",
     "decoder_utilization",
+    "graphics_active",
+    "sm_active",
+    "tensor_active",
+    "dram_active",
     "kv_cache_usage",
 )  # 0 to 1: more is a percentage
 _mirrored: Final[dict[Any, type[Any]]] = {}

@@ -176,6 +176,17 @@ _SPECS: Final = (
     Spec("mlsecd_gpu_nvlink_crc_errors_total", _C, "", "NVLink CRC errors of flits and data, all links.", _GPU),
     Spec("mlsecd_gpu_nvlink_replays_total", _C, "", "NVLink replays, all links.", _GPU),
     Spec("mlsecd_gpu_nvlink_recoveries_total", _C, "", "NVLink recoveries, all links.", _GPU),
+    Spec("mlsecd_gpu_nvlink_sent_bytes_total", _C, "bytes", "Data sent over NVLink, all links.", _GPU),
+    Spec("mlsecd_gpu_nvlink_received_bytes_total", _C, "bytes", "Data received over NVLink, all links.", _GPU),
+    Spec("mlsecd_gpu_pcie_sent_bytes_total", _C, "bytes", "Bytes that the GPU sent over PCIe.", _GPU),
+    Spec("mlsecd_gpu_pcie_received_bytes_total", _C, "bytes", "Bytes that the GPU received over PCIe.", _GPU),
+    Spec(
+        "mlsecd_gpu_memory_free_bytes", _G, "bytes", "Device memory that is neither used nor kept by the driver.", _GPU
+    ),
+    Spec("mlsecd_gpu_graphics_active_ratio", _G, "ratio", "Share of time in which any engine worked (GPM).", _GPU),
+    Spec("mlsecd_gpu_sm_active_ratio", _G, "ratio", "Share of multiprocessors that worked (GPM).", _GPU),
+    Spec("mlsecd_gpu_tensor_active_ratio", _G, "ratio", "Share of time in which tensor cores worked (GPM).", _GPU),
+    Spec("mlsecd_gpu_dram_active_ratio", _G, "ratio", "Share of the memory's bandwidth that was used (GPM).", _GPU),
     Spec("mlsecd_gpu_accounted_processes", _G, "", "Processes that the driver's accounting remembers.", _GPU),
     Spec("mlsecd_gpu_processes", _G, "", "Processes that NVML shows on the GPU.", _GPU),
     # What other rooms count in mlsecd.meters.
@@ -307,6 +318,7 @@ DETECTOR_GAUGES: Final = {
     "accounting_gpus": "GPUs whose driver accounts for processes that have ended.",
     "jobs": "Processes on GPUs that accounting saw end, since the start.",
     "unseen_jobs": "Those of them that no sample had shown, since the start.",
+    "unnamed_jobs": "Those of the unseen ones whose program no process table caught either.",
     # gpu_power_unexplained
     "baseline_gpus": "GPUs whose ordinary power the baseline holds.",
     # gpu_posture
@@ -318,6 +330,10 @@ DETECTOR_GAUGES: Final = {
     "listeners": "Processes that listen on a port, as last seen.",
     # process_inference
     "servers": "Inference servers that are watched.",
+    "undeclared_servers": "Servers of a systemd unit whose files could not be read.",
+    "versions_passed": "Versions of listening services that have no known hole.",
+    "versions_failed": "Versions of listening services below their floor.",
+    "versions_unknown": "Versions of listening services that cannot be told.",
     # integrity_weights
     "files": "Model files that are watched.",
     "file_users": "Processes that had one of them open or mapped at the last look.",

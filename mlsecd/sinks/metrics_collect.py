@@ -51,6 +51,14 @@ _GPU_FIELDS: Final = {
     "nvlink_crc_errors": "mlsecd_gpu_nvlink_crc_errors_total",
     "nvlink_replays": "mlsecd_gpu_nvlink_replays_total",
     "nvlink_recoveries": "mlsecd_gpu_nvlink_recoveries_total",
+    "nvlink_sent_bytes": "mlsecd_gpu_nvlink_sent_bytes_total",
+    "nvlink_received_bytes": "mlsecd_gpu_nvlink_received_bytes_total",
+    "pcie_sent_bytes": "mlsecd_gpu_pcie_sent_bytes_total",
+    "pcie_received_bytes": "mlsecd_gpu_pcie_received_bytes_total",
+    "graphics_active": "mlsecd_gpu_graphics_active_ratio",
+    "sm_active": "mlsecd_gpu_sm_active_ratio",
+    "tensor_active": "mlsecd_gpu_tensor_active_ratio",
+    "dram_active": "mlsecd_gpu_dram_active_ratio",
     "accounted": "mlsecd_gpu_accounted_processes",
 }
 
@@ -182,4 +190,12 @@ def _gpu(page: Page, sample: GpuSample, *, stale: bool) -> None:
         return
     for field, metric in _GPU_FIELDS.items():
         page.add(metric, getattr(sample, field), gpu, index)
+    page.add("mlsecd_gpu_memory_free_bytes", _free(sample), gpu, index)
     page.add("mlsecd_gpu_processes", None if sample.processes is None else len(sample.processes), gpu, index)
+
+
+def _free(sample: GpuSample) -> int | None:
+    """What a program could still take; older drivers count what they keep as used."""
+    if sample.memory_total_bytes is None or sample.memory_used_bytes is None:
+        return None
+    return max(0, sample.memory_total_bytes - sample.memory_used_bytes - (sample.memory_reserved_bytes or 0))

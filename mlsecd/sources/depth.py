@@ -1,6 +1,7 @@
 """What is read of the few processes that hold a GPU or listen: descriptors, mappings, tracer, environment, digest.
 
-Raw reads only. Of the environment two variables are looked at, and nothing else of it is kept.
+Raw reads only. Of the environment four variables are looked at (LD_PRELOAD, LD_AUDIT, two of Triton's), and nothing
+else of it is kept.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from mlsecd.records import Depth, Process
 from mlsecd.sources.jupyter import is_jupyter, unauthenticated
 from mlsecd.sources.process_params import ProcessesParams
 from mlsecd.sources.procfs import parse_stat, read, read_stat, readable
+from mlsecd.sources.software import regions, software
+from mlsecd.sources.units import declared
 
 __all__ = ["HOLDERS", "Holding", "closer", "holding", "look", "read_all", "with_jupyter"]
 
@@ -32,6 +35,9 @@ _DIGESTS: Final = 256  # executables whose digest is remembered
 _NAMESPACES: Final = ("mnt", "net", "pid", "user")
 # Where everybody may write: code mapped from there was put there by somebody, not by a package.
 _OPEN_PLACES: Final = ("/tmp/", "/var/tmp/", "/dev/shm/", "/run/user/")  # noqa: S108 - they are what we look for
+_PERHAPS_ODD: Final = re.compile(
+    b"|".join(re.escape(os.fsencode(one)) for one in (*_OPEN_PLACES, "/memfd:", " (deleted)"))
+)
 _NUMBER: Final = {
     name: re.compile(rf"^{name}:\s+([0-9a-f]+)".encode(), re.MULTILINE) for name in ("TracerPid", "CapEff")
 }
@@ -48,6 +54,7 @@ class Holding:
     devices: tuple[str, ...]
     mappings: tuple[str, ...]
     seen: bool  # False: neither descriptors nor mappings may be read
+    maps: bytes = b""  # the mappings as the kernel tells them
 
 
 def holding(base: str, prefix: str) -> Holding:
@@ -58,8 +65,12 @@ def holding(base: str, prefix: str) -> Holding:
     """
     devices: set[str] = set()
     descriptors = _descriptors(base, prefix, devices)
-    mappings = _mappings(base, prefix, devices)
-    return Holding(tuple(sorted(devices)[:_MAX_DEVICES]), mappings or (), descriptors or mappings is not None)
+    try:
+        maps: bytes | None = read_all(f"{base}/maps", _MAX_MAPS_BYTES)
+    except OSError:
+        maps = None
+    mappings = _mappings(maps or b"", prefix, devices)
+    return Holding(tuple(sorted(devices)[:_MAX_DEVICES]), mappings, descriptors or maps is not None, maps or b"")
 
 
 def _descriptors(base: str, prefix: str, devices: set[str]) -> bool:
@@ -78,14 +89,12 @@ def _descriptors(base: str, prefix: str, devices: set[str]) -> bool:
     return True
 
 
-def _mappings(base: str, prefix: str, devices: set[str]) -> tuple[str, ...] | None:
-    """The odd executable mappings; adds mapped device nodes. None where they may not be read."""
-    try:
-        raw = read_all(f"{base}/maps", _MAX_MAPS_BYTES)
-    except OSError:
-        return None
+def _mappings(raw: bytes, prefix: str, devices: set[str]) -> tuple[str, ...]:
+    """The odd executable mappings; adds mapped device nodes."""
     odd: set[str] = set()
     wanted = os.fsencode(prefix)
+    if wanted not in raw and not _PERHAPS_ODD.search(raw):
+        return ()  # most processes: one search in C in place of a walk over hundreds of lines
     for line in raw.split(b"\n"):
         at = line.find(b"/")
         if at < 0:
@@ -116,12 +125,19 @@ def read_all(path: str, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def closer(base: str, start_ticks: int, listen: tuple[str, ...], params: ProcessesParams) -> Depth | None:
-    """The depth of the process at ``base`` that started then; None: it neither holds a GPU nor listens."""
+def closer(
+    base: str, start_ticks: int, listen: tuple[str, ...], params: ProcessesParams, unit: str | None = None
+) -> Depth | None:
+    """The depth of the process at ``base`` that started then; None: it neither holds a GPU nor listens.
+
+    ``unit`` is the systemd unit that it runs in; None for none, and for a container, whose runtime declares its own.
+    """
     held = holding(base, params.device_prefix)
     if not (held.devices or listen):
         return None
     depth = look(base, held, digest=params.digest and bool(held.devices))
+    if unit is not None and params.unit_directories:
+        depth = dataclasses.replace(depth, declared=declared(unit, params.unit_directories))
     try:
         same = parse_stat(read_stat(f"{base}/stat")).start_ticks == start_ticks
     except (OSError, ValueError):
@@ -147,15 +163,20 @@ def look(base: str, held: Holding, *, digest: bool) -> Depth:
         Whether its executable is hashed, once for each version of the file.
     """
     tracer, capabilities = _status(base)
+    environ = _environ(base)
+    namespaces = _namespaces(base)
     return Depth(
         devices=held.devices if held.seen else None,
         sha256=_sha256(base) if digest else None,
         tracer=tracer,
         capabilities=capabilities,
-        namespaces=_namespaces(base),
+        namespaces=namespaces,
         own_network=_own_network(base),
-        preload=_preload(base),
+        preload=None if environ is None else _preload(environ),
         mappings=held.mappings if held.seen else None,
+        host_namespaces=_shared(namespaces, _namespaces(f"{base.rpartition('/')[0]}/1")),
+        software=software(base, held.maps, environ or b""),
+        shared_memory=regions(base, held.maps),
     )
 
 
@@ -183,13 +204,23 @@ def _own_network(base: str) -> bool | None:
         return None
 
 
-def _preload(base: str) -> tuple[str, ...] | None:
-    """LD_PRELOAD and LD_AUDIT; the rest of the environment holds secrets and is dropped here."""
+def _shared(own: tuple[str, ...] | None, first: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Which namespaces are those of pid 1; None where it cannot be told."""
+    if own is None or first is None:
+        return None
+    return tuple(name for name, mine, its in zip(_NAMESPACES, own, first, strict=True) if mine == its)
+
+
+def _environ(base: str) -> bytes | None:
     try:
-        raw = read_all(f"{base}/environ", _MAX_ENVIRON_BYTES)
+        return read_all(f"{base}/environ", _MAX_ENVIRON_BYTES)
     except OSError:
         return None
-    found = [one for one in raw.split(b"\0") if one.startswith((b"LD_PRELOAD=", b"LD_AUDIT="))]
+
+
+def _preload(environ: bytes) -> tuple[str, ...]:
+    """LD_PRELOAD and LD_AUDIT; the rest of the environment holds secrets and is dropped here."""
+    found = [one for one in environ.split(b"\0") if one.startswith((b"LD_PRELOAD=", b"LD_AUDIT="))]
     return tuple(readable(one)[:_MAX_TEXT] for one in found[:4] if one.partition(b"=")[2].strip())
 
 

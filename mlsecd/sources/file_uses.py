@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from mlsecd.records import FileUse
-from mlsecd.sources.depth import read_all
+from mlsecd.sources.depth import HOLDERS, read_all
 from mlsecd.sources.procfs import DENIED, exe_link, facts, parse_stat, read_stat, readable
 
-__all__ = ["Uses", "describe", "uses"]
+__all__ = ["Search", "Uses", "describe"]
 
 _MAX_DESCRIPTORS: Final = 16_384
 _MAX_MAPS_BYTES: Final = 8 << 20
-_MAX_SECONDS: Final = 0.25  # of the thread's CPU, a scan
+_MAX_SECONDS: Final = 0.06  # of the thread's CPU, a look
+_NEWCOMER_SECONDS: Final = 5.0
 _CMDLINE_BYTES: Final = 64  # not looked at, so little is read
 
 Key = tuple[int, int]  # device and inode
@@ -24,38 +25,77 @@ Key = tuple[int, int]  # device and inode
 
 @dataclass(slots=True)
 class Uses:
-    """What one scan found."""
+    """What one look found."""
 
     found: list[FileUse] = field(default_factory=list)
     denied: int = 0  # processes that can be looked into in neither way
-    last: int = -1  # where a limit ended the scan; -1: it did not
+    cut: bool = False  # a limit ended it: who was not reached comes first in the next
 
 
-def uses(procfs: str, watched: dict[Key, str], deadline: float, after: int = -1) -> Uses:
-    """Look at every process, those above ``after`` first.
+class Search:
+    """Looks for users of files: often where it matters, everywhere seldom.
 
-    Parameters
-    ----------
-    watched
-        Path by device and inode: a name may be replaced while the old file is still mapped.
+    Who uses one already, and who holds a GPU, is looked at each time; a newcomer soon after it starts, for a server
+    opens its files seconds after that; everybody else within ``search_seconds``, spread over them.
     """
-    made = Uses()
-    names = {path: path for path in watched.values()}
-    own, spent_from = os.getpid(), time.thread_time()
-    with os.scandir(procfs) as listed:
-        pids = sorted(int(one.name) for one in listed if one.name.isdigit())
-    for pid in sorted(pids, key=lambda pid: (pid <= after, pid)):
-        if pid == own:
-            continue
-        held = _of(f"{procfs}/{pid}", watched, names)
-        if held is None:
-            made.denied += 1
-        elif held:
-            made.found += [describe(procfs, path, pid, how) for path, how in sorted(held.items())]
-        if time.thread_time() - spent_from > _MAX_SECONDS or time.monotonic() > deadline:
-            made.last = pid
-            break
-    return made
+
+    def __init__(self, procfs: str, search_seconds: float) -> None:
+        self._procfs = procfs
+        self._every = search_seconds
+        self._watched: frozenset[Key] = frozenset()
+        self._due: dict[int, tuple[float, float]] = {}  # by pid: time.monotonic() of its first sight, of the next look
+        self._users: set[int] = set()
+        self._denied: set[int] = set()
+
+    def look(self, watched: dict[Key, str], deadline: float) -> Uses:
+        """One look.
+
+        Parameters
+        ----------
+        watched
+            Path by device and inode: a name may be replaced while the old file is still mapped.
+        """
+        made, names = Uses(), {path: path for path in watched.values()}
+        now, spent_from = time.monotonic(), time.thread_time()
+        if watched.keys() != self._watched:
+            self._watched = frozenset(watched)
+            self._due = {pid: (born, now) for pid, (born, _) in self._due.items()}
+        for pid in self._order(now):
+            held = _of(f"{self._procfs}/{pid}", watched, names)
+            self._settle(pid, held, now)
+            made.found += [describe(self._procfs, path, pid, how) for path, how in sorted((held or {}).items())]
+            if time.thread_time() - spent_from > _MAX_SECONDS or time.monotonic() > deadline:
+                made.cut = True
+                break
+        made.denied = len(self._denied)
+        return made
+
+    def _order(self, now: float) -> list[int]:
+        """Whose turn it is: those that are looked at each time, newcomers (youngest first), who waited longest."""
+        with os.scandir(self._procfs) as listed:
+            there = {int(one.name) for one in listed if one.name.isdigit()} - {os.getpid()}
+        self._due = {pid: self._due.get(pid, (now, now)) for pid in there}
+        self._users &= there
+        self._denied &= there
+        always = (self._users | _holders(self._procfs)) & there
+        waiting = sorted(
+            (due != born, due if due != born else 0.0, -pid)  # the two are the same until the first look
+            for pid, (born, due) in self._due.items()
+            if due <= now and pid not in always
+        )
+        return [*sorted(always), *(-behind for _, _, behind in waiting)]
+
+    def _settle(self, pid: int, held: dict[str, str] | None, now: float) -> None:
+        born, _ = self._due[pid]
+        wait = min(self._every * (0.5 + pid % 61 / 122), max(_NEWCOMER_SECONDS, now - born))
+        self._due[pid] = (born, now + wait)
+        (self._denied.add if held is None else self._denied.discard)(pid)
+        (self._users.add if held else self._users.discard)(pid)
+
+
+def _holders(procfs: str) -> set[int]:
+    """Who holds a GPU, as far as the process source found out."""
+    return {pid for (root, _), (_, pids) in HOLDERS.items() if root == procfs for pid in pids}
 
 
 def _of(base: str, watched: dict[Key, str], names: dict[str, str]) -> dict[str, str] | None:

@@ -71,6 +71,10 @@ class NvmlParams(base.Params, frozen=True, forbid_unknown_fields=True, kw_only=T
         ]
         | None
     ) = None
+    activity: Annotated[
+        bool,
+        msgspec.Meta(description="Whether to read SM, tensor and memory activity (GPM): two driver calls a GPU more."),
+    ] = False
     processes: Annotated[bool, msgspec.Meta(description="Whether to read which processes use each GPU.")] = True
 
 
@@ -81,8 +85,8 @@ class Nvml(base.Source):
     the others go on. A hung child is asked to go, then killed; one that even that does not end is left
     behind and counted. Readings that NVML does not support are ``None``; what it refuses is in ``blind``.
 
-    Blind spots: a process that starts and ends between two samples; PCIe and NVLink traffic; what happens on
-    a MIG instance, beyond memory, processes and layout.
+    Blind spots: a process that starts and ends between two samples (accounting tells of those); PCIe traffic where the
+    driver keeps no counters of it; what happens on a MIG instance, beyond memory, processes and layout.
     """
 
     name = "nvml"
@@ -170,7 +174,8 @@ class Nvml(base.Source):
         self._since, self._begun, self._rows = now, False, {}
         self._skipped = self._suspects.left_alone(now)
         if self._child:
-            self._child.ask({"skip": sorted(self._skipped), "processes": self.params.processes})
+            wanted = {"processes": self.params.processes, "activity": self.params.activity}
+            self._child.ask({"skip": sorted(self._skipped), **wanted})
 
     def _take(self, message: Message) -> None:
         match message:

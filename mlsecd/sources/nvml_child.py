@@ -31,6 +31,7 @@ from mlsecd.sources.nvml_fields import (
     SessionLostError,
     reason,
 )
+from mlsecd.sources.nvml_gpm import Activity
 from mlsecd.sources.nvml_jobs import Jobs
 from mlsecd.sources.nvml_posture import Names, gpu_posture, host_posture, pid_max, processes
 
@@ -66,9 +67,10 @@ class Channel:
 class Gpu:
     """One GPU that was opened: its reader, and what is told of it again only when it changed."""
 
-    def __init__(self, reader: Reader, index: int, uuid: str, jobs: Jobs) -> None:
-        self.reader = reader
-        self.jobs = jobs
+    def __init__(self, library: Library, handle: Any, index: int, uuid: str) -> None:
+        self.reader = Reader(library, handle)
+        self.activity = Activity(library)
+        self.jobs = Jobs(library)
         self.index = index
         self.uuid = uuid
         self.name: str | None = None
@@ -100,6 +102,7 @@ class Session:
         self._posture_seconds = posture_seconds
         self._posture_at = 0.0
         self._turn = -1  # samples so far
+        self._with_activity = False
         self.events = Events(nvml, channel.send)
 
     def count(self) -> int:
@@ -112,17 +115,24 @@ class Session:
         except self._library.error as error:
             raise SessionLostError(error.value, reason(error)) from None  # type: ignore[attr-defined]
         if count != self._count:
-            self._gpus.clear()
+            self.close()
             self.events.start_over()
             self._count = count
         return count
 
-    def sample(self, skip: Iterable[int], *, with_processes: bool) -> None:
+    def close(self) -> None:
+        """Let the opened GPUs go, with what they hold of NVML's memory."""
+        for gpu in self._gpus.values():
+            gpu.activity.close()
+        self._gpus.clear()
+
+    def sample(self, skip: Iterable[int], *, with_processes: bool, with_activity: bool = False) -> None:
         """Read every GPU but those at the indexes to skip, which must not be touched at all."""
         now = time.monotonic()
         posture_due = now >= self._posture_at
         if posture_due:
             self._posture_at = now + self._posture_seconds
+        self._with_activity = with_activity
         self._turn += 1
         count = self.count()
         self._channel.send({"type": "begin", "count": count})
@@ -154,7 +164,7 @@ class Session:
         except self._library.error as error:
             Reader(self._library, None).refused("gpu", error.value, reason(error))  # type: ignore[attr-defined]
             raise
-        gpu = self._gpus[index] = Gpu(Reader(self._library, handle), index, uuid, Jobs(self._library))
+        gpu = self._gpus[index] = Gpu(self._library, handle, index, uuid)
         self.events.add(handle, uuid)
         return gpu
 
@@ -165,6 +175,8 @@ class Session:
             message |= self._read_posture(gpu)
         gpu.reader.begin()
         message["values"] = gpu.reader.readings()
+        if self._with_activity:
+            message["values"] |= gpu.activity.read(gpu.reader)
         if with_processes and self._turn % _JOBS_EVERY == 0:
             message["accounted"], message["jobs"] = gpu.jobs.read(gpu.reader)
         if with_processes:
@@ -200,10 +212,12 @@ def _serve(nvml: ModuleType, channel: Channel, posture_seconds: float) -> None:
         session.events.start()
         for line in sys.stdin.buffer:
             request = json.loads(line)
-            session.sample(request["skip"], with_processes=request["processes"])
+            with_activity = request.get("activity", False)
+            session.sample(request["skip"], with_processes=request["processes"], with_activity=with_activity)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         session.events.stop()
+        session.close()
 
 
 def main() -> None:

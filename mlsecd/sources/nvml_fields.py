@@ -62,7 +62,14 @@ _FIELD_VALUES: Final = {
     45: "nvlink_crc_errors",  # of data: added to it
     52: "nvlink_replays",
     59: "nvlink_recoveries",
+    138: "nvlink_sent_bytes",  # the driver counts KiB of data
+    139: "nvlink_received_bytes",
+    # Counters: nvmlDeviceGetPcieThroughput would measure for 20 ms a direction and GPU.
+    197: "pcie_sent_bytes",
+    198: "pcie_received_bytes",
 }
+_KIB: Final = frozenset({"nvlink_sent_bytes", "nvlink_received_bytes"})
+_ALL_LINKS: Final = 0xFFFFFFFF  # the scope of a field that could be asked of one link
 _SUMS: Final = frozenset({"nvlink_crc_errors"})
 _LONG: Final = 3  # NVML_VALUE_TYPE_UNSIGNED_LONG_LONG
 
@@ -293,11 +300,13 @@ class Reader:
         nvml = self._library.nvml
         if not self._fields:
             return
-        answers = self.guard("field_values", lambda: nvml.nvmlDeviceGetFieldValues(self.handle, list(self._fields)))
+        asked = [(number, _ALL_LINKS if field in _KIB else 0) for number, field in self._fields.items()]
+        answers = self.guard("field_values", lambda: nvml.nvmlDeviceGetFieldValues(self.handle, asked))
         for answer in answers or ():
             field, code = self._fields[answer.fieldId], answer.nvmlReturn
             if code == 0:
-                yield field, answer.value.ullVal if answer.valueType == _LONG else answer.value.uiVal
+                value = answer.value.ullVal if answer.valueType == _LONG else answer.value.uiVal
+                yield field, value * 1024 if field in _KIB else value
             elif code in _UNSUPPORTED or code == INVALID_ARGUMENT:  # an older driver does not know the field
                 del self._fields[answer.fieldId]
             else:

@@ -97,6 +97,14 @@ class Values(msgspec.Struct, frozen=True):
     nvlink_crc_errors: int | None = None
     nvlink_replays: int | None = None
     nvlink_recoveries: int | None = None
+    nvlink_sent_bytes: int | None = None
+    nvlink_received_bytes: int | None = None
+    pcie_sent_bytes: int | None = None
+    pcie_received_bytes: int | None = None
+    graphics_active: float | None = None
+    sm_active: float | None = None
+    tensor_active: float | None = None
+    dram_active: float | None = None
 
 
 class Gpu(_Message, frozen=True, tag="gpu"):

@@ -7,6 +7,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from mlsecd.sources.base import Params
+from mlsecd.sources.units import PLACES
 
 __all__ = ["ProcessesParams"]
 
@@ -33,6 +34,10 @@ class ProcessesParams(Params, frozen=True, forbid_unknown_fields=True, kw_only=T
     probe_jupyter: Annotated[
         bool, Meta(description="whether Jupyter servers are asked on loopback if they answer without a token")
     ] = False
+    unit_directories: Annotated[
+        tuple[str, ...],
+        Meta(max_length=16, description="where systemd's unit files lie, the strongest first; none: they are not read"),
+    ] = PLACES
     device_prefix: Annotated[str, Meta(min_length=2, description="how the paths of GPU device nodes begin")] = (
         "/dev/nvidia"
     )

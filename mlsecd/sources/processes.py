@@ -26,7 +26,7 @@ __all__ = ["SOURCE", "Processes", "ProcessesParams"]
 _HOST_NAMESPACE: Final = "pid:[4026531836]"  # the kernel's fixed number of the first PID namespace
 _KERNEL_FACTS: Final = Facts(0, (), Placement(None, None, None), 0)
 _ENTRY_BYTES: Final = 1024  # what a process costs beside its texts
-_DEPTH_SECONDS: Final = 0.1  # of the thread's CPU, a sweep: what does not fit waits for the next one
+_DEPTH_SECONDS: Final = 0.03  # of the thread's CPU, a sweep: what does not fit waits for the next one
 
 
 @dataclass(slots=True)
@@ -217,14 +217,18 @@ class Processes(Source):
         if not every:
             return
         spent_from = time.thread_time()
-        due = [(known.depth_due, pid) for pid, known in sweep.seen.items() if known.depth_due <= sweep.started]
-        for _, pid in sorted(due):
+        # Those that are known to hold a GPU or listen come first, then the youngest: a crowd must not push them back.
+        due = [(k.depth is None, k.depth_due, -pid) for pid, k in sweep.seen.items() if k.depth_due <= sweep.started]
+        for _, _, behind in sorted(due):
+            pid = -behind
             known = sweep.seen[pid]
             if known.stat.kernel:
                 known.depth_due = math.inf
                 continue
             base = f"{self._params.procfs}/{pid}"
-            depth = closer(base, known.stat.start_ticks, known.listen, self._params)
+            placed = known.facts.placement
+            unit = None if placed.container else placed.unit
+            depth = closer(base, known.stat.start_ticks, known.listen, self._params, unit)
             if depth is not None and known.listen:
                 depth = with_jupyter(depth, base, known.process, self._params)
             # A newcomer is looked at again soon: a server opens its GPU seconds after it starts.
@@ -267,6 +271,7 @@ class Processes(Source):
         unread = sum(k.depth is not None and k.depth.mappings is None for k in sweep.seen.values())
         if unread:
             blind.append(f"depth: {unread} of {count} not permitted (CAP_SYS_PTRACE)")
+        blind += self._late(sweep)
         if self._listening.last >= 0:
             blind.append("listen: the last scan was cut, the next one goes on")
         if sweep.hidden:
@@ -278,6 +283,12 @@ class Processes(Source):
         if self._in_container():
             blind.append("processes: those outside this PID namespace are hidden")
         return blind
+
+    def _late(self, sweep: _Sweep) -> list[str]:
+        """Whether closer looks fall behind: there are more processes than their share of the CPU reaches in time."""
+        since = sweep.started - self._params.search_seconds
+        late = sum(0 < known.depth_due < since for known in sweep.seen.values()) if self._params.depth_seconds else 0
+        return [f"depth: {late} of {len(sweep.seen)} wait longer than search_seconds for a closer look"] if late else []
 
     def _in_container(self) -> bool:
         try:

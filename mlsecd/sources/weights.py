@@ -16,7 +16,8 @@ from mlsecd.meters import Meters
 from mlsecd.records import FileSample, FileUse, Kind, WatchedFile
 from mlsecd.sources.base import Params, Poll, Source
 from mlsecd.sources.file_events import Events
-from mlsecd.sources.file_uses import Key, describe, uses
+from mlsecd.sources.file_uses import Key, Search, describe
+from mlsecd.sources.page_cache import opened
 from mlsecd.sources.procfs import readable
 from mlsecd.sources.weights_digest import Hasher, sampled, stamp_of
 
@@ -38,6 +39,9 @@ class WeightsParams(Params, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     interval_seconds: Annotated[
         float, Meta(gt=0, le=3600, description="seconds between two looks at who uses them")
     ] = 10.0
+    search_seconds: Annotated[
+        float, Meta(gt=0, le=3600, description="seconds within which a known process that opens one is noticed")
+    ] = 60.0
     sample_seconds: Annotated[
         float, Meta(ge=0, le=86_400, description="seconds between two digests of 64 blocks of each file; 0: none")
     ] = 60.0
@@ -52,7 +56,8 @@ class WeightsParams(Params, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 class Weights(Source):
     """Three ways of looking, from cheap to thorough.
 
-    Each poll: stat of every file, and the processes that have it open or mapped. Each minute: 64 blocks of each.
+    Each poll: stat of every file, and whether its users, GPU processes and newcomers have it open or mapped; within a
+    minute everybody else. Each minute: 64 blocks of each.
     In the background: all of it, once for each version, without evicting what the server has cached.
     After a model was loaded into GPU memory nothing of it may be left open: then the opens tell, where
     CAP_SYS_ADMIN lets us have them.
@@ -74,7 +79,7 @@ class Weights(Source):
         self._opened: dict[tuple[str, int], FileUse] = {}
         self._samples: dict[str, tuple[float, tuple[int, ...], str]] = {}  # by path: when, of which version, digest
         self._seen: dict[str, None] = {}
-        self._after = -1
+        self._search = Search(params.procfs, params.search_seconds)
 
     def supported(self) -> str | None:
         """``None`` where it was told what to watch."""
@@ -181,7 +186,7 @@ class Weights(Source):
         if not every or now > deadline:
             return None
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            fd = opened(path)
             try:
                 digest = sampled(fd, stamp[2])
             finally:
@@ -197,13 +202,12 @@ class Weights(Source):
     def _uses(self, names: list[str], files: list[WatchedFile], deadline: float) -> tuple[list[FileUse], list[str]]:
         by_path = {readable(os.fsencode(name)): name for name in names}
         watched: dict[Key, str] = {(one.device, one.inode): by_path[one.path] for one in files}
-        scan = uses(self._params.procfs, watched, deadline, self._after)
-        self._after = scan.last
+        scan = self._search.look(watched, deadline)
         with self._lock:
             opened, self._opened = list(self._opened.values()), {}
         blind = [f"uses: {scan.denied} processes not permitted (CAP_SYS_PTRACE)"] if scan.denied else []
-        if scan.last >= 0:
-            blind.append("uses: the last scan was cut, the next one goes on")
+        if scan.cut:
+            blind.append("uses: the last look was cut, the next one goes on")
         if self._events is not None and self._events.lost:
             self.meters.drop(self.name, "kernel_queue", self._events.lost)
             self._events.lost = 0

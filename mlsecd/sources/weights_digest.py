@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
 import time
 from collections import deque
 from typing import Final
+
+from mlsecd.sources.page_cache import Reading, opened
 
 __all__ = ["BLOCKS", "Hasher", "sampled"]
 
@@ -27,28 +30,15 @@ def stamp_of(found: os.stat_result) -> Stamp:
 def sampled(fd: int, size: int) -> str:
     """Digest of the size and of BLOCKS blocks, evenly over the file, its beginning and end among them.
 
-    A change of fewer bytes than the blocks leave between them may be missed: the full digest is for that.
+    ``fd`` is from :func:`~mlsecd.sources.page_cache.opened`. A change of fewer bytes than the blocks leave between them
+    may be missed: the full digest is for that.
     """
     digest = hashlib.blake2b(size.to_bytes(8, "little"), digest_size=16)
     last = max(0, size - _BLOCK_BYTES)
-    for at in sorted({last * block // (BLOCKS - 1) for block in range(BLOCKS)}):
-        digest.update(_read(fd, _BLOCK_BYTES, at))
+    with contextlib.closing(Reading(fd)) as reading:
+        for at in sorted({last * block // (BLOCKS - 1) for block in range(BLOCKS)}):
+            digest.update(reading.read(_BLOCK_BYTES, at))
     return digest.hexdigest()
-
-
-def _read(fd: int, length: int, offset: int) -> bytes:
-    """Read, and leave the page cache as it was: what was not in it is put out of it again."""
-    try:
-        cached = os.preadv(fd, [buffer := bytearray(length)], offset, os.RWF_NOWAIT)
-    except BlockingIOError:
-        cached, buffer = 0, bytearray(length)
-    except OSError:  # this file system cannot tell what is cached: leave all of it in
-        return os.pread(fd, length, offset)
-    if cached >= length:
-        return bytes(buffer)
-    data = bytes(buffer[:cached]) + os.pread(fd, length - cached, offset + cached)
-    os.posix_fadvise(fd, offset + cached, length - cached, os.POSIX_FADV_DONTNEED)
-    return data
 
 
 class Hasher:
@@ -107,17 +97,17 @@ class Hasher:
     def _hash(self, path: str, stamp: Stamp) -> str | None:
         """None where the file changed under us, or cannot be read."""
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            fd = opened(path)
         except OSError:
             return None
         digest = hashlib.sha256()
+        reading = Reading(fd)
         try:
             if os.fstat(fd).st_blocks * 512 < stamp[2] // 2:
                 return None  # mostly holes: a file of this kind can be made as large as somebody likes, to keep us busy
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead: it would fill the cache
             started, at = time.monotonic(), 0
             while at < stamp[2] and not self._stop.is_set():
-                data = _read(fd, min(_CHUNK_BYTES, stamp[2] - at), at)
+                data = reading.read(min(_CHUNK_BYTES, stamp[2] - at), at)
                 if not data:
                     break
                 digest.update(data)
@@ -129,5 +119,6 @@ class Hasher:
         except OSError:
             return None
         finally:
+            reading.close()
             os.close(fd)
         return digest.hexdigest() if whole else None

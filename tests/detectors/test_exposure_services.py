@@ -10,6 +10,7 @@ from support import Case
 
 from mlsecd import kernels
 from mlsecd.detectors._allow import Allow
+from mlsecd.detectors._floors import Floor
 from mlsecd.detectors._services import expositions, is_metadata, open_listeners
 from mlsecd.detectors.base import DetectorState
 from mlsecd.detectors.exposure_services import DETECTOR, ExposureServices, Listen, Params
@@ -151,6 +152,78 @@ def test_any_command_line_and_address_is_survived(cmdline: str, listen: list[str
     list(expositions(one, cmdline, jupyter=True))
     list(expositions(one, cmdline, jupyter=False))
     drive(make(), tables(one))
+
+
+FLOORS = (
+    Floor(field="triton", at_least="25.07", why="CVE-2025-23319", source="https://example.org/5687"),
+    Floor(field="vllm", at_least="0.11.1", why="CVE-2025-62164"),
+    Floor(field="jupyter_server", at_least="2.7.2"),
+)
+TRITON = "tritonserver --model-repository=/models"
+REGION = "/dev/shm/triton_python_backend_shm_region_1"
+
+
+def triton(*listen: str, software: tuple[str, ...] = (), shared: tuple[str, ...] = ()) -> Process:
+    depth = Depth(software=software, shared_memory=shared)
+    return service(10, TRITON, *listen, exe="/opt/tritonserver/bin/tritonserver", depth=depth)
+
+
+@pytest.mark.parametrize(
+    ("one", "found"),
+    [
+        (triton(ANY.format(8000), software=("triton 25.06",)), [("Triton", M), ("Triton version", M)]),
+        (triton(ANY.format(8000), software=("triton 25.07",)), [("Triton", M)]),
+        (triton(LOCAL.format(8000), software=("triton 25.06",)), [("Triton version", L)]),
+        (triton(ANY.format(8000)), [("Triton", M)]),  # unknown is no failure
+        (triton(ANY.format(8000), software=("triton 24.01", "triton 26.01")), [("Triton", M)]),  # which of the two?
+        (triton(ANY.format(8000), software=("vllm 0.8.5",)), [("Triton", M)]),  # installed, and not what runs
+        (
+            triton(ANY.format(8000), software=("triton 25.06",), shared=(f"{REGION} 0600",)),
+            [("Triton", M), ("Triton version", M), ("Triton shared memory by HTTP", M)],
+        ),
+        (triton(ANY.format(8000), software=("triton 25.07",), shared=(f"{REGION} 0644",)), [("Triton", M)]),
+        (triton(ANY.format(8000), shared=(f"{REGION} ?",)), [("Triton", M), ("Triton shared memory by HTTP", M)]),
+        (triton(LOCAL.format(8000), shared=(f"{REGION} 0666",)), [("Triton shared memory", M)]),
+        (
+            service(
+                10,
+                "python -m vllm.entrypoints.openai.api_server",
+                LOCAL.format(8000),
+                depth=Depth(software=("vllm 0.8.5",)),
+            ),
+            [("vLLM version", L)],
+        ),
+        (
+            service(10, "jupyter-lab", LOCAL.format(8888), depth=Depth(software=("jupyter_server 2.0.0",))),
+            [("Jupyter version", L)],
+        ),
+        (service(10, "nginx", ANY.format(80), depth=Depth(software=("vllm 0.8.5",))), []),
+    ],
+)
+def test_versions_and_shared_memory(one: Process, found: list[tuple[str, Severity]]) -> None:
+    assert cases(one, floors=FLOORS) == found
+
+
+def test_an_old_version_says_where_the_floor_comes_from() -> None:
+    old = triton(LOCAL.format(8000), software=("triton 25.06",))
+    (found,) = drive(make(floors=FLOORS), tables(old))
+    assert found.reason.startswith("Triton 25.06 is older than 25.07, which repairs CVE-2025-23319 (pid 10,")
+    assert found.evidence["note"] == "https://example.org/5687"
+
+
+def test_a_declared_listener_may_be_old_all_the_same_and_checks_are_counted() -> None:
+    detector = make(floors=FLOORS, declared=(Listen(address="tcp:*"),))
+    old, unknown = triton(ANY.format(8000), software=("triton 25.06",)), service(11, "vllm serve x", ANY.format(8000))
+    found = drive(detector, tables(old, unknown))
+    assert [one.evidence["product"] for one in found] == ["Triton version"]
+    gauges = detector.standing().gauges
+    assert (gauges["versions_passed"], gauges["versions_failed"], gauges["versions_unknown"]) == (0.0, 1.0, 1.0)
+
+
+def test_an_old_version_does_not_hide_an_undeclared_listener() -> None:
+    holder = Depth(devices=("/dev/nvidia0",), software=("vllm 0.8.5",))
+    api = service(10, "vllm serve x --port 8000", ANY.format(8000), depth=holder)
+    assert cases(api, floors=FLOORS) == [("vLLM version", M), ("listener", M)]
 
 
 def conformance() -> Case:

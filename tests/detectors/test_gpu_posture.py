@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from support import Case
 
 from mlsecd import kernels
-from mlsecd.detectors._posture_rules import Floor, Require, below
+from mlsecd.detectors._floors import Floor, below
+from mlsecd.detectors._posture_rules import Require
 from mlsecd.detectors.base import DetectorState, Section
 from mlsecd.detectors.gpu_posture import DETECTOR, GpuPosture, Params
 from mlsecd.errors import BaselineError

@@ -3,10 +3,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from gpu_drive import drive, gpu, seconds
+from gpu_drive import drive, gpu, process, seconds, table
 from support import Case
 
 from mlsecd import kernels
+from mlsecd.detectors._recent_processes import Past
 from mlsecd.detectors.base import DetectorState
 from mlsecd.detectors.gpu_short_jobs import DETECTOR, GpuShortJobs, Params
 from mlsecd.records import GpuJob, GpuSample, Records, Severity
@@ -30,8 +31,57 @@ def job(pid: int, start: float, length: float = 0.6) -> GpuJob:
 def test_a_job_between_two_samples_is_a_ticket() -> None:
     (found,) = drive(make(), [sample(0), sample(10, job(666, 3.2)), sample(20)])
     assert (found.severity, found.subject) == (Severity.LOW, "GPU-a accounting unseen")
-    assert found.reason == "1 job on GPU-a, 0.6 s in all, ended within the last hour and no sample ever showed them"
-    assert found.evidence["jobs"] == [{"pid": 666, "start_ts": 3.2, "seconds": 0.6}]
+    assert found.reason == (
+        "1 job on GPU-a, 0.6 s in all, ended within the last hour and no sample ever showed them: "
+        "no process table caught them"
+    )
+    unknown = dict.fromkeys(("exe", "uid", "unit", "seen_ts"))
+    assert found.evidence["jobs"] == [{"pid": 666, "start_ts": 3.2, "seconds": 0.6, **unknown}]
+
+
+def test_a_job_has_the_name_that_a_process_table_of_the_time_gives() -> None:
+    miner = process(666, "/tmp/xmrig", uid=33, unit="nginx.service")
+    tables = [table(2.0), table(7.0, miner), table(12.0)]
+    detector = make()
+    (found,) = drive(detector, [sample(0), *tables, sample(15, job(666, 6.5, 4.0), job(667, 6.5))])
+    assert found.reason.endswith('no sample ever showed them: "/tmp/xmrig", 1 unknown, which no process table caught')
+    known, unknown = found.evidence["jobs"]
+    assert (known["exe"], known["uid"], known["unit"], known["seen_ts"]) == ("/tmp/xmrig", 33, "nginx.service", 7.0)
+    assert (unknown["pid"], unknown["exe"]) == (667, None)
+    gauges = detector.standing().gauges
+    assert (gauges["unseen_jobs"], gauges["unnamed_jobs"]) == (2.0, 1.0)
+
+
+def test_a_process_that_was_there_before_or_has_the_pid_later_is_not_taken_for_the_job() -> None:
+    before = process(666, "/usr/bin/before", start_ticks=1)
+    after = process(666, "/usr/bin/after", start_ticks=9)
+    tables = [*(table(ts, before) for ts in (0.0, 5.0)), *(table(ts) for ts in seconds(10, 60, 5)), table(60.0, after)]
+    (found,) = drive(make(), [sample(0), *tables, sample(61, job(666, 40))])
+    assert found.evidence["jobs"][0]["exe"] is None
+
+
+def test_of_two_processes_under_one_pid_the_one_of_the_time_is_told() -> None:
+    first, second = (
+        process(666, f"/usr/bin/{name}", start_ticks=ticks) for name, ticks in (("first", 1), ("second", 9))
+    )
+    tables = [table(0.0, first), table(5.0, first), table(25.0, second), table(30.0, second)]
+    (found,) = drive(make(), [sample(0), *tables, sample(31, job(666, 4.0), job(666, 26.0))])
+    assert [one["exe"] for one in found.evidence["jobs"]] == ["/usr/bin/first", "/usr/bin/second"]
+
+
+def test_tables_of_another_host_or_synthetic_ones_name_nothing() -> None:
+    miner = process(666, "/tmp/xmrig")
+    tables = [table(4.0, miner, host="other"), table(4.0, miner, synthetic=True)]
+    (found,) = drive(make(), [sample(0), *tables, sample(10, job(666, 3.2))])
+    assert found.evidence["jobs"][0]["exe"] is None
+
+
+def test_the_past_is_bounded() -> None:
+    past = Past()
+    for ts in range(0, 3000, 5):
+        past.take(table(float(ts), *(process(1_000_000 + ts * 100 + one, "/bin/x") for one in range(50))))
+    assert len(past.by_pid) <= 8_192
+    assert min(seen[-1].last_ts for seen in past.by_pid.values()) >= 2995 - 900
 
 
 def test_one_that_comes_back_is_a_warning() -> None:
@@ -84,6 +134,7 @@ def test_it_stays_a_warning_for_as_long_as_it_is_off() -> None:
 def conformance() -> Case:
     records: list[Records] = [sample(ts) for ts in seconds(0, 30)]
     records += [sample(30.0 + 10 * i, job(1000 + i, 22.0 + 10 * i)) for i in range(12)]
+    records += [table(22.5 + 20 * i, process(1000 + 2 * i, f"/opt/{i % 2}")) for i in range(6)]
     records += [sample(200.0, accounted=0), sample(210.0, accounted=None, posture=OFF)]
 
     def flood(n: int) -> list[Records]:

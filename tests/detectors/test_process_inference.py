@@ -16,7 +16,7 @@ from mlsecd.detectors._allow import Allow
 from mlsecd.detectors.base import DetectorState
 from mlsecd.detectors.process_inference import DETECTOR, Params, ProcessInference
 from mlsecd.meters import Meters
-from mlsecd.records import Depth, Finding, Process, ProcessTable, Records, Severity
+from mlsecd.records import Declared, Depth, Finding, Process, ProcessTable, Records, Severity
 from mlsecd.sources.processes import Processes, ProcessesParams
 
 SPACES = ("mnt:[1]", "net:[2]", "pid:[3]", "user:[4]")
@@ -169,6 +169,46 @@ def _sweep(source: Processes) -> ProcessTable:
     (found,) = source.poll(time.monotonic() + 30).records
     assert isinstance(found, ProcessTable)
     return found
+
+
+ALL = ("mnt", "net", "pid", "user")
+FILE = "/etc/systemd/system/vllm.service"
+
+
+@pytest.mark.parametrize(
+    ("declares", "shared", "capabilities", "told"),
+    [
+        ({}, ALL, 0, []),
+        ({}, ALL, 1 << 21, [("undeclared capabilities", Severity.MEDIUM)]),
+        ({"capabilities": 1 << 21}, ALL, 1 << 21, []),
+        ({"capabilities": 1 << 21}, ALL, 1 << 21 | 1 << 19, [("undeclared capabilities", Severity.MEDIUM)]),
+        ({"odd": True}, ALL, 1 << 21, []),  # ExecStart=+...: the files do not tell what it may have
+        ({}, ("mnt", "net", "pid"), 1 << 21, [("undeclared namespace", Severity.LOW)]),  # over its own namespace only
+        ({"private": ("mnt", "net")}, ("pid", "user"), 0, []),
+        ({"private": ("mnt", "net")}, ALL, 0, [("undeclared host namespace", Severity.MEDIUM)]),
+        ({}, ("net", "pid", "user"), 0, []),  # many settings make a mount namespace
+        ({}, ("mnt", "pid", "user"), 0, [("undeclared namespace", Severity.LOW)]),
+        ({}, None, 1 << 21, []),  # pid 1 cannot be looked into: what it shares is not known
+    ],
+)
+def test_privileges_are_held_against_the_units_files(
+    declares: dict[str, Any], shared: tuple[str, ...] | None, capabilities: int, told: list[tuple[str, Severity]]
+) -> None:
+    unit = Declared(file=FILE, **declares)
+    server = changed(declared=unit, host_namespaces=shared, capabilities=capabilities)
+    found = drive(make(), [table(ts, server) for ts in seconds(0, 20, 5)])
+    assert [(one.evidence["what"], one.severity) for one in found] == told
+    assert all(FILE in one.reason for one in found)
+
+
+def test_a_unit_whose_files_cannot_be_read_is_told_in_the_standing() -> None:
+    detector = make()
+    drive(detector, [table(0.0, SERVER)])
+    assert detector.standing().gauges["undeclared_servers"] == 1.0
+    assert detector.standing().why == "privileges of 1 servers are held against the first look, not their unit's files"
+    read = make()
+    drive(read, [table(0.0, changed(declared=Declared(file=FILE), host_namespaces=ALL))])
+    assert (read.standing().gauges["undeclared_servers"], read.standing().why) == (0.0, "")
 
 
 def conformance() -> Case:

@@ -1,4 +1,4 @@
-"""A staged incident from symptom to finding: docs/incident.md is the transcript of this."""
+"""A staged incident from symptom to finding: docs/host.md holds the transcript of this."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-enum { MAX_GPUS = 16, MAX_PROCESSES = 64, MAX_RULES = 32, MAX_EVENTS = 64, MAX_MIGS = 8, MAX_JOBS = 64, MAX_FIELDS = 16, UUID_SIZE = 96 };
+enum { MAX_GPUS = 16, MAX_PROCESSES = 64, MAX_RULES = 32, MAX_EVENTS = 64, MAX_MIGS = 8, MAX_JOBS = 64, MAX_FIELDS = 32, UUID_SIZE = 96 };
 
 /* NVML's return codes, those that the stand-in itself gives. */
 enum {
@@ -62,6 +62,7 @@ enum {
     X(PERSISTENCE, "persistence_mode", 1)                                                                              \
     X(COMPUTE_MODE, "compute_mode", 1)                                                                                 \
     X(ACCOUNTING, "accounting_mode", 1)                                                                                \
+    X(GPM, "gpm", 4) /* %: graphics, SM, tensor, DRAM activity */                                                       \
     X(EVENTS, "events", 1) /* event types that the GPU supports, bits */
 
 #define KEY_ENUM(id, name, numbers) id,

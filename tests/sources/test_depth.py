@@ -19,9 +19,10 @@ from typing import Any
 import pytest
 
 from mlsecd.meters import Meters
-from mlsecd.records import Depth, Process, ProcessTable
-from mlsecd.sources.depth import holding, look
+from mlsecd.records import Declared, Depth, Process, ProcessTable
+from mlsecd.sources.depth import closer, holding, look
 from mlsecd.sources.processes import Processes, ProcessesParams
+from mlsecd.sources.procfs import parse_stat, read_stat
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 Run = Callable[..., "subprocess.Popen[bytes]"]
@@ -201,3 +202,21 @@ def test_without_privileges_it_says_what_is_missing(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "devices=None, sha256=None, tracer=0" in done.stdout
     assert "namespaces=None, preload=None, own_network=None, unauthenticated=None, mappings=None" in done.stdout
+
+
+def test_a_listener_of_a_unit_is_shown_with_what_its_files_declare(tmp_path: Path) -> None:
+    (tmp_path / "vllm.service").write_text("[Service]\nUser=vllm\nPrivateNetwork=yes\n")
+    base = f"/proc/{os.getpid()}"
+    ticks = parse_stat(read_stat(f"{base}/stat")).start_ticks
+    params = ProcessesParams(unit_directories=(str(tmp_path),))
+    depth = closer(base, ticks, ("tcp:0.0.0.0:8000",), params, "vllm.service")
+    assert depth is not None
+    assert depth.declared == Declared(file=str(tmp_path / "vllm.service"), capabilities=0, private=("net",))
+    for unit, where in (
+        (None, params),
+        ("other.service", params),
+        ("vllm.service", ProcessesParams(unit_directories=())),
+    ):
+        shown = closer(base, ticks, ("tcp:0.0.0.0:8000",), where, unit)
+        assert shown is not None
+        assert shown.declared is None

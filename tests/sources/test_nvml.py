@@ -722,11 +722,42 @@ def test_accounting_brings_each_ended_job_once(fake: FakeNvml, start: Start) -> 
 def test_nvlink_errors_media_engines_and_mig_instances(fake: FakeNvml, start: Start) -> None:
     fake.load("h100_mig")
     fake.set(0, encoder=7, decoder=12, remapped="3 1 0 0")
-    for number, value in ((38, 5_000_000_000), (45, 2), (52, 3), (59, 4)):
+    counted = ((138, 7), (139, 5_000_000_000), (197, 11), (198, 12))
+    for number, value in ((38, 5_000_000_000), (45, 2), (52, 3), (59, 4), *counted):
         fake.field(0, number, value)
     (sample,) = start().poll(time.monotonic() + PATIENCE).records
     assert isinstance(sample, GpuSample)
     assert (sample.encoder_utilization, sample.decoder_utilization) == (0.07, 0.12)
     assert (sample.remapped_rows_corrected, sample.remapped_rows_uncorrected) == (3, 1)
     assert (sample.nvlink_crc_errors, sample.nvlink_replays, sample.nvlink_recoveries) == (5_000_000_002, 3, 4)
+    assert (sample.nvlink_sent_bytes, sample.nvlink_received_bytes) == (7 * 1024, 5_000_000_000 * 1024)
+    assert (sample.pcie_sent_bytes, sample.pcie_received_bytes) == (11, 12)
     assert {one.instances for one in sample.processes or ()} == {(2,)}
+
+
+def test_activity_is_read_where_it_is_wanted_and_the_gpu_has_it(fake: FakeNvml, start: Start) -> None:
+    fake.set(0, gpm="80 62 41 55")
+    source = start(activity=True)
+    samples = [one for _ in range(3) for one in source.poll(time.monotonic() + PATIENCE).records]
+    mine = [one for one in samples if isinstance(one, GpuSample) and one.gpu == fake.uuids[0]]
+    assert mine[0].sm_active is None, "the first reading has nothing before it"
+    assert not any(entry.startswith("activity") for one in mine for entry in one.blind)
+    last = mine[-1]
+    assert (last.graphics_active, last.sm_active, last.tensor_active, last.dram_active) == (0.8, 0.62, 0.41, 0.55)
+    others = [one for one in samples if isinstance(one, GpuSample) and one.gpu != fake.uuids[0]]
+    assert others
+    assert all(one.sm_active is None and one.state == "ok" for one in others), "no GPM is no fault"
+    fake.fail("nvmlGpmSampleGet", "NO_PERMISSION", gpu=0)
+    (refused, *_) = source.poll(time.monotonic() + PATIENCE).records
+    assert isinstance(refused, GpuSample)
+    assert refused.sm_active is None
+    assert any(entry.startswith("activity:") for entry in refused.blind)
+
+
+def test_activity_is_not_read_by_default(fake: FakeNvml, start: Start) -> None:
+    fake.set(0, gpm="80 62 41 55")
+    source = start()
+    for _ in range(2):
+        (sample, *_) = source.poll(time.monotonic() + PATIENCE).records
+    assert isinstance(sample, GpuSample)
+    assert sample.sm_active is None

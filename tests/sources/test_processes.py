@@ -13,11 +13,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fakeproc import FakeProc, table_line
 
+from mlsecd.detectors._gpu_processes import printable
 from mlsecd.errors import SourceError
 from mlsecd.meters import Meters
 from mlsecd.records import Process, ProcessTable
@@ -160,6 +162,36 @@ def test_the_command_line_is_cut_at_its_limit(fake: FakeProc) -> None:
 def test_a_command_line_of_very_many_arguments(fake: FakeProc) -> None:
     fake.add(42, cmdline=b"a\0" * 1000)
     assert sweep(source(fake.root, cmdline_bytes=4096))[42].cmdline == (*["a"] * 256, "[cut]")
+
+
+def test_four_megabytes_of_terminal_escapes(fake: FakeProc) -> None:
+    fake.add(42, name="\x1b[2J", exe="/opt/\x1b]0;owned\x07", cmdline=b"\x1b[31m\0" * ((4 << 20) // 6))
+    shown = sweep(source(fake.root))[42]
+    assert sum(map(len, shown.cmdline)) <= 2048 + len("[cut]")
+    assert shown.cmdline[-1] == "[cut]"
+    text = "".join(map(printable, (shown.name or "", shown.exe or "", *shown.cmdline)))
+    assert text.isprintable(), "what a person is shown holds no escape"
+
+
+def test_of_a_hundred_thousand_processes_a_sweep_takes_its_share_in_turn(
+    fake: FakeProc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pid in (40_000, 70_000, 100_000):
+        fake.add(pid)
+
+    @contextlib.contextmanager
+    def crowd(_: str) -> Iterator[Iterator[SimpleNamespace]]:
+        yield (SimpleNamespace(name=str(pid)) for pid in range(100_000, 0, -1))
+
+    one = source(fake.root, max_processes=40_000, depth_seconds=0, listen_seconds=0)
+    monkeypatch.setattr(os, "scandir", crowd)
+    polls = [one.poll(time.monotonic() + 30) for _ in range(3)]
+    assert [{process.pid for process in table(poll).processes} for poll in polls] == [
+        {1, 40_000},
+        {70_000},
+        {1, 100_000},
+    ]
+    assert [poll.expected for poll in polls] == [100_000] * 3
 
 
 @pytest.mark.parametrize("raw", [b"", b"\0", b"nginx: master process\0\0\0\0", b"\xff\xfe\0a", b"no end"])
@@ -523,6 +555,10 @@ def test_a_steady_sweep_reads_one_line_and_one_link_a_process(
     started += [subprocess.Popen(["sleep", "100"]) for _ in range(120)]
     one = source(listen_seconds=0, refresh_seconds=3600)
     for _ in range(3):  # newcomers are read wholly twice
+        sweep(one)
+    for _ in range(100):  # and looked at closely once, as many in each sweep as its share of the CPU reaches
+        if all(known.depth_due > time.monotonic() for known in one._known.values()):
+            break
         sweep(one)
     calls: collections.Counter[str] = collections.Counter()
     for name in ("open", "readlink"):
