@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlsecd.adapters import base
 from mlsecd.adapters.base import Adapted, Context, adapters
-from mlsecd.jsonlines import Decoder
+from mlsecd.jsonlines import Decoder, wire
 from mlsecd.meters import Meters
 from mlsecd.records import RequestBatch
 from mlsecd.taps.identity import Hasher
@@ -44,6 +46,15 @@ def one(name: str, line: Any) -> dict[str, Any]:
 
 def test_they_find_themselves() -> None:
     assert tuple(adapters()) == NAMES
+
+
+def test_they_know_the_limits_of_the_wire() -> None:
+    assert (base.END_OF_TIME, base.MAX_SECONDS, base.MAX_TEXT) == (wire.END_OF_TIME, wire.MAX_SECONDS, wire.MAX_TEXT)
+    for start, took in ((7_289_654_400.0, 1.0), (1.7e9, 4e7)):
+        call = CALL | {"startTime": start, "endTime": start + took}
+        line = NGINX | {"msec": start + took, "request_time": took}
+        for name, one in (("litellm", call), ("nginx", line)):
+            assert adapters()[name].adapt(json.dumps(one).encode(), CONTEXT) == (b"", 1, 0)
 
 
 scalars = (
@@ -210,6 +221,23 @@ def test_litellm_in_each_of_its_formats(form: str) -> None:
     assert {name: row.get(name) for name in wanted} == wanted
     assert "secret" not in json.dumps(row)
     assert "eve@" not in json.dumps(row)
+
+
+def test_litellm_as_it_was_recorded() -> None:
+    """Alice's chat, Bob's stream, a key that is none, a model that is none."""
+    chat, stream, guess, unknown = taken(adapters()["litellm"].adapt((DATA / "litellm.json").read_bytes(), CONTEXT))
+    alice, bob = (HASHER.client("bearer", hashlib.sha256(key).hexdigest()) for key in (b"sk-alice", b"sk-bob"))
+    assert [row.get("client") for row in (chat, stream, guess, unknown)] == [alice, bob, None, alice]
+    assert [row["identity"] for row in (chat, stream, guess)] == ["verified", "verified", "unverified"]
+    assert [row["status"] for row in (chat, stream, guess, unknown)] == [200, 200, 401, 400]
+    wanted = {"input_tokens": 7, "output_tokens": 5, "max_tokens": 5, "route": "/v1/chat/completions", "model": "tiny"}
+    for row in (chat, stream):
+        assert {name: row[name] for name in wanted} == wanted
+    assert (chat["logprobs"], chat["logit_bias_count"], chat["temperature"]) == (7, 1, 0.5)
+    assert chat["user"] == HASHER.client("user", "end-user-1")
+    assert stream["ttft_s"] == pytest.approx(0.433, abs=1e-3)
+    assert "ttft_s" not in chat
+    assert "input_tokens" not in guess, "0 is what it says of a call that failed"
 
 
 def test_litellm_failures() -> None:
