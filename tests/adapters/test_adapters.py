@@ -266,12 +266,14 @@ def test_sglang() -> None:
         "completion_tokens": 16,
         "cached_tokens": 4,
         "e2e_latency": 0.75,
+        "first_token_latency": 0.25,
         "request_received_ts": 1.7e9,
     }
     row = one("sglang", line)
     wanted = {"ts": 1.7e9, "request_id": "r-1", "input_tokens": 9, "output_tokens": 16, "cached_tokens": 4, "n": 2}
     wanted |= {
         "duration_s": 0.75,
+        "ttft_s": 0.25,
         "logprobs": 5,
         "max_tokens": 16,
         "finish_reason": "length",
@@ -282,6 +284,17 @@ def test_sglang() -> None:
     assert "secret" not in json.dumps(row)
     assert one("sglang", line | {"request_received_ts": None})["ts"] == CONTEXT.now - 0.75
     assert one("sglang", line | {"finish_reason": {"type": "abort"}})["aborted"]
+
+
+def test_sglang_as_its_exporter_writes() -> None:
+    """A request to its end, and one that was given up in the queue; text stands in the lines, and goes nowhere."""
+    done, given_up = adapt("sglang", *(DATA / "sglang_requests.jsonl").read_bytes().splitlines())
+    wanted = {"request_id": "r-1", "ts": 1795685074.25, "duration_s": 0.75, "ttft_s": 0.125, "input_tokens": 9}
+    wanted |= {"output_tokens": 16, "cached_tokens": 4, "max_tokens": 16, "temperature": 0.7, "logit_bias_count": 1}
+    wanted |= {"logprobs": 5, "finish_reason": "length", "aborted": False}
+    assert {name: done.get(name) for name in wanted} == wanted
+    assert (given_up["aborted"], given_up["ts"]) == (True, 1795685075.5)
+    assert "licences" not in json.dumps([done, given_up])
 
 
 def test_dynamo() -> None:

@@ -177,7 +177,7 @@ def test_triton_traces(tmp_path: Path, stop: list[Any]) -> None:
     ports = [free_port() for _ in range(3)]
     command = [
         str(work / "bin" / "tritonserver"),
-        f"--model-repository={HERE}/real/triton",
+        f"--model-repository={HERE}/real/triton_models",
         f"--backend-directory={work}/backends",
     ]
     for kind, port in zip(("http", "grpc", "metrics"), ports, strict=True):
