@@ -324,6 +324,22 @@ def test_dynamo() -> None:
     assert adapters()["dynamo"].adapt(json.dumps(tool).encode(), CONTEXT) == (b"", 0, 1)
 
 
+def test_dynamo_as_it_was_recorded() -> None:
+    """Three with a session, which alone makes it say model and request id; a stream, one that is left, a completion."""
+    rows = adapt("dynamo", *(DATA / "dynamo_trace.jsonl").read_bytes().splitlines())
+    assert len(rows) == 7
+    told, untold = rows[:3], rows[3:6]
+    assert [row["request_id"] for row in told] == ["r-0", "r-1", "r-2"]
+    assert {row["user"] for row in told} == {HASHER.client("user", "s-1")}
+    assert {(row["model"], row["input_tokens"], row["output_tokens"], row["finish_reason"]) for row in told} == {
+        ("tiny", 20, 5, "length")
+    }
+    assert [(row["model"], row["output_tokens"]) for row in untold] == [("m", 9), ("m", 1), ("m", 3)]
+    assert all("user" not in row and "client" not in row for row in untold)
+    assert all(0 < row["ttft_s"] < row["duration_s"] < 1 for row in rows)
+    assert rows[0]["ts"] == 1795686312.766
+
+
 # BentoML, Triton
 
 
