@@ -95,7 +95,22 @@ def _from_protobuf(data: bytes) -> Iterator[_Span]:
 
 def _attributes(pairs: Iterable[Any]) -> dict[str, Any]:
     """The wanted attributes. Of a name given twice the last counts; the specification lets none be."""
-    return {key: _value(pair.value) for pair in islice(pairs, MAX_ATTRIBUTES) if (key := pair.key) in WANTED}
+    found: dict[str, Any] = {}
+    for pair in islice(pairs, MAX_ATTRIBUTES):
+        key = pair.key
+        if key in WANTED:
+            value = pair.value
+            kind = value.WhichOneof("value")
+            # the kinds that nearly all are of, without a call: a quarter of the time that a span takes
+            if kind == "int_value":
+                found[key] = value.int_value
+            elif kind == "double_value":
+                found[key] = value.double_value
+            elif kind == "string_value":
+                found[key] = value.string_value
+            else:
+                found[key] = _value(value)
+    return found
 
 
 def _value(value: Any) -> Any:
