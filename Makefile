@@ -32,7 +32,7 @@ run: $(VENV)/.run ## start the daemon on a bundled recording: http://127.0.0.1:9
 test: $(VENV)/.dev lint ## lint, type-check and pass the whole suite, with branch coverage
 	$(BIN)/python -m pytest -m 'not slow and not servers' --reruns 1 --reruns-delay 2 --cov --cov-report=term:skip-covered
 
-test-servers: $(VENV)/.dev ## a real vLLM, Triton and BentoML under watch; installs 3.5 GB, once
+test-servers: $(VENV)/.dev ## real vLLM, llama.cpp, Triton, MLServer, BentoML, LiteLLM, Dynamo under watch; installs 5 GB
 	tests/e2e/real_servers.sh $(VENV)/servers
 	MLSECD_TEST_SERVERS=$(abspath $(VENV))/servers $(BIN)/python -m pytest -m servers -rs
 

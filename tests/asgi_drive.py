@@ -23,6 +23,9 @@ HASHER = Hasher(KEY)
 class Lines:
     """Stands in for the socket's client."""
 
+    path = ""
+    trouble = ""
+
     def __init__(self) -> None:
         self.lines: list[bytes] = []
         self.dropped: Counter[str] = Counter()

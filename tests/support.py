@@ -16,7 +16,18 @@ from mlsecd.engines.fold import Fold
 from mlsecd.findings.ledger import Ledger
 from mlsecd.kernels import select
 from mlsecd.meters import Meters
-from mlsecd.records import FIELDS, Field, Finding, GpuSample, Ragged, Records, RequestBatch, Text, Texts
+from mlsecd.records import (
+    FIELDS,
+    Field,
+    Finding,
+    GpuSample,
+    Ragged,
+    Records,
+    RequestBatch,
+    ServerSample,
+    Text,
+    Texts,
+)
 
 
 def free_row(count: int) -> int:
@@ -141,6 +152,8 @@ class Sharded(Detector):
                 if len(rows := np.flatnonzero(homes[codes] == home))
                 for finding in shard.observe(records.take(rows))
             ]
+        if isinstance(records, ServerSample) and self.key == "model":
+            return self.shards[zlib.crc32((records.model or "").encode()) % count].observe(records)
         if isinstance(records, GpuSample) and self.key == "gpu":
             return self.shards[zlib.crc32(records.gpu.encode()) % count].observe(records)
         return [finding for shard in self.shards for finding in shard.observe(records)]

@@ -63,7 +63,6 @@ _REASONS: Final[dict[str, tuple[str, ...]]] = {
 }
 _LABELS: Final[dict[str, tuple[str, ...]]] = {"predicted": ("mlsecd.predicted",)}
 _OTHERS: Final = ("openinference.span.kind", "llm.invocation_parameters", "gen_ai.operation.name", "gen_ai.system")
-_LAST: Final = 99
 
 WANTED: Final[frozenset[str]] = frozenset(
     name
@@ -94,7 +93,9 @@ def record_of(start: float, end: float, failed: bool, found: dict[str, Any], con
         if step is None:
             continue
         name, rank, read = step
-        if rank < ranks.get(name, _LAST) and (value := read(raw)) is not None:
+        if name in ranks and rank >= ranks[name]:
+            continue
+        if (value := read(raw)) is not None:
             row[name] = value
             ranks[name] = rank
     if failed:

@@ -31,10 +31,13 @@ __all__ = [
     "objects",
     "positive",
     "render",
+    "timely",
     "who",
 ]
 
 MAX_TEXT: Final = 256
+END_OF_TIME: Final = 7_289_654_400.0  # this and the next as the wire format has them: what is beyond would be refused
+MAX_SECONDS: Final = 366 * 86_400.0
 BAD: Final = (msgspec.MsgspecError, ValueError, RecursionError, OverflowError)
 
 _encode: Final = msgspec.json.Encoder().encode_lines
@@ -112,8 +115,13 @@ def objects(data: bytes) -> Iterator[dict[str, Any] | None]:
 def render(found: Iterable[dict[str, Any] | None], skipped: int = 0) -> Adapted:
     """Rows, ``None`` where there was no reading one, as what an adapter returns."""
     rows = list(found)
-    kept = [row for row in rows if row is not None]
+    kept = [row for row in rows if row is not None and timely(row["ts"], row.get("duration_s"), row.get("ttft_s"))]
     return Adapted(lines_of(kept), len(rows) - len(kept), skipped)
+
+
+def timely(ts: float, *spans: float | None) -> bool:
+    """Whether a record's time and durations, seconds, can be any; others are of a wrong unit or a liar's."""
+    return 0 <= ts < END_OF_TIME and all(span is None or 0 <= span <= MAX_SECONDS for span in spans)
 
 
 def clean(value: Any) -> str | None:

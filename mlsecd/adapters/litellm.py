@@ -47,10 +47,10 @@ def _row(call: dict[str, Any], context: Context) -> dict[str, Any] | None:
         "duration_s": max(0.0, end - start) if end is not None else None,
         "ttft_s": max(0.0, first - start) if first is not None and call.get("stream") is True else None,
         "status": _status(call),
-        "route": clean(call.get("call_type")),
+        "route": clean(metadata.get("user_api_key_request_route")) or clean(call.get("call_type")),
         "network": clean(call.get("requester_ip_address")) or clean(metadata.get("requester_ip_address")),
-        "input_tokens": count(call.get("prompt_tokens")),
-        "output_tokens": count(call.get("completion_tokens")),
+        "input_tokens": _tokens(call, "prompt_tokens"),
+        "output_tokens": _tokens(call, "completion_tokens"),
         "cached_tokens": count(_table(usage.get("prompt_tokens_details")).get("cached_tokens")),
         "n": number(parameters.get("n")),
         "max_tokens": number(parameters.get("max_completion_tokens", parameters.get("max_tokens"))),
@@ -63,7 +63,10 @@ def _row(call: dict[str, Any], context: Context) -> dict[str, Any] | None:
 
 
 def _who(call: dict[str, Any], metadata: dict[str, Any], context: Context) -> dict[str, Any]:
-    """The virtual key's hash names the client; the end user stands behind it, on the key owner's word."""
+    """The virtual key's hash names the client; the end user stands behind it, on the key owner's word.
+
+    The hash of a key that was refused is a guess and names nobody, and LiteLLM says no address beside it.
+    """
     hasher = context.hasher
     status = _status(call)
     found: dict[str, Any] = {"identity": "unverified"}
@@ -79,6 +82,12 @@ def _who(call: dict[str, Any], metadata: dict[str, Any], context: Context) -> di
     if agent := clean(call.get("user_agent")) or clean(metadata.get("user_agent")):
         found["user_agent"] = hasher.opaque(agent)
     return found
+
+
+def _tokens(call: dict[str, Any], name: str) -> int | None:
+    """A call that failed says 0 for what it does not know."""
+    found = count(call.get(name))
+    return found or (None if call.get("status") == "failure" else found)
 
 
 def _status(call: dict[str, Any]) -> int | None:

@@ -12,7 +12,21 @@ from typing import Final
 
 import msgspec
 
-from mlsecd.adapters.base import BAD, MAX_TEXT, Adapted, Adapter, Context, clean, count, label, lines_of, number, who
+from mlsecd.adapters.base import (
+    BAD,
+    END_OF_TIME,
+    MAX_SECONDS,
+    MAX_TEXT,
+    Adapted,
+    Adapter,
+    Context,
+    clean,
+    count,
+    label,
+    lines_of,
+    number,
+    who,
+)
 
 __all__ = ["ADAPTER"]
 
@@ -96,7 +110,7 @@ def _read(data: bytes) -> tuple[list[_Line], int]:
 def _row(line: _Line, context: Context) -> _Record | None:
     end = line.msec if type(line.msec) is float else number(line.msec)
     took = line.request_time if type(line.request_time) is float else number(line.request_time)
-    if end is None or took is None or not 0 <= took <= end:
+    if end is None or took is None or not (0 <= took <= end < END_OF_TIME and took <= MAX_SECONDS):
         return None
     status = line.status if type(line.status) is int else count(line.status)
     client, identity = _who(line, status, context)

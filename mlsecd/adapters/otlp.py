@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from mlsecd.adapters._otlp_fields import WANTED, is_request, record_of
-from mlsecd.adapters.base import BAD, Adapted, Context, lines_of
+from mlsecd.adapters.base import BAD, Adapted, Context, lines_of, timely
 from mlsecd.errors import RecordError
 
 __all__ = ["MAX_ATTRIBUTES", "adapt", "missing"]
@@ -64,13 +64,13 @@ def adapt(data: bytes, context: Context, *, json: bool) -> Adapted:
     rows: list[dict[str, Any]] = []
     bad = skipped = 0
     for span in _from_json(data) if json else _from_protobuf(data):
-        if not span.valid or span.start <= 0:
+        start, end = span.start / 1e9, max(span.end, span.start) / 1e9
+        if not span.valid or start <= 0 or not timely(start, end - start):
             bad += 1
         elif not is_request(span.attributes):
             skipped += 1
         else:
-            end = max(span.end, span.start)
-            rows.append(record_of(span.start / 1e9, end / 1e9, span.failed, span.attributes, context))
+            rows.append(record_of(start, end, span.failed, span.attributes, context))
     return Adapted(lines_of(rows), bad, skipped)
 
 
@@ -95,7 +95,22 @@ def _from_protobuf(data: bytes) -> Iterator[_Span]:
 
 def _attributes(pairs: Iterable[Any]) -> dict[str, Any]:
     """The wanted attributes. Of a name given twice the last counts; the specification lets none be."""
-    return {key: _value(pair.value) for pair in islice(pairs, MAX_ATTRIBUTES) if (key := pair.key) in WANTED}
+    found: dict[str, Any] = {}
+    for pair in islice(pairs, MAX_ATTRIBUTES):
+        key = pair.key
+        if key in WANTED:
+            value = pair.value
+            kind = value.WhichOneof("value")
+            # the kinds that nearly all are of, without a call: a quarter of the time that a span takes
+            if kind == "int_value":
+                found[key] = value.int_value
+            elif kind == "double_value":
+                found[key] = value.double_value
+            elif kind == "string_value":
+                found[key] = value.string_value
+            else:
+                found[key] = _value(value)
+    return found
 
 
 def _value(value: Any) -> Any:

@@ -79,11 +79,20 @@ def freeze(sample: Sample, settings: Settings, kernels: Kernels) -> Reference:
     return _join(streams, times, sample.seen, classes, learned.projection)
 
 
-def freeze_columns(times: F8, values: NDArray[np.float32], names: tuple[str, ...], kernels: Kernels) -> Reference:
-    """The reference of plain columns, float32[n, c], one stream each at most; it has no texts and no vectors."""
+def freeze_columns(
+    times: F8,
+    values: NDArray[np.float32],
+    names: tuple[str, ...],
+    kernels: Kernels,
+    two_valued: frozenset[str] = frozenset(),
+) -> Reference:
+    """The reference of plain columns, float32[n, c], one stream each at most; it has no texts and no vectors.
+
+    Those named as ``two_valued`` hold zeros and ones.
+    """
     settings = Settings(len(times), len(times) // 2, 0, 0, _TOLERANCE)
     made = (
-        _stream(_Candidate(name, at, values[:, at]), times, sys.maxsize, settings, kernels)
+        _stream(_Candidate(name, at, values[:, at], name in two_valued), times, sys.maxsize, settings, kernels)
         for at, name in enumerate(names)
     )
     streams = [stream for stream in made if stream is not None]

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlsecd.records import F8, GpuSample
+from mlsecd.detectors._drift_curves import Stream
+from mlsecd.records import GpuSample
 
-__all__ = ["COLUMNS", "MINUTE", "NAMES", "Curves", "Minute"]
+__all__ = ["COLUMNS", "MINUTE", "STREAMS", "Minute"]
 
 MINUTE: Final = 60.0
 COLUMNS: Final = ("load", "utilization", "power", "clock", "temperature", "memory")  # of a minute, the mean of each
 
-# Each stream is a column less what another column explains of it; None: as it is.
-_EXPLAINED: Final = (
-    ("utilization for its requests", "utilization", "load"),
-    ("power for its utilization, W", "power", "utilization"),
-    ("clock for its utilization, MHz", "clock", "utilization"),
-    ("temperature for its power, C", "temperature", "power"),
-    ("memory, GiB", "memory", None),
+_LOAD, _UTILIZATION, _POWER, _CLOCK, _TEMPERATURE, _MEMORY = range(len(COLUMNS))
+STREAMS: Final = (
+    Stream("utilization for its requests", _UTILIZATION, _LOAD),
+    Stream("power for its utilization, W", _POWER, _UTILIZATION),
+    Stream("clock for its utilization, MHz", _CLOCK, _UTILIZATION),
+    Stream("temperature for its power, C", _TEMPERATURE, _POWER),
+    Stream("memory, GiB", _MEMORY),
 )
-NAMES: Final = tuple(name for name, _, _ in _EXPLAINED)
-_KNOTS: Final = 10
 
 
 @dataclass(slots=True)
@@ -55,59 +54,3 @@ class Minute:
         """Its means, float32[6] in the order of :data:`COLUMNS`, NaN where no sample said; the load is log(1 + n)."""
         means = [total / count if count else math.nan for total, count in zip(self.sums, self.counts, strict=True)]
         return np.array([math.log1p(requests), *means[1:]], np.float32)
-
-
-@dataclass(frozen=True, slots=True)
-class Curves:
-    """What one column is where another is so much, by straight lines between the means of tenths.
-
-    Attributes
-    ----------
-    knots, levels
-        float64[5, 10]; NaN where a stream is a column as it is, or where nothing explains it.
-    """
-
-    knots: F8
-    levels: F8
-
-    @staticmethod
-    def of(rows: NDArray[np.float32]) -> Curves:
-        """Fit them on minutes, float32[n, 6]."""
-        made = np.full((2, len(_EXPLAINED), _KNOTS), np.nan)
-        for at, (_, y, x) in enumerate(_EXPLAINED):
-            if x is None:
-                continue
-            pairs = rows[:, [COLUMNS.index(x), COLUMNS.index(y)]].astype(np.float64)
-            pairs = pairs[np.isfinite(pairs).all(axis=1)]
-            if len(pairs) < _KNOTS or pairs[:, 0].max() == pairs[:, 0].min():
-                continue
-            parts = np.array_split(pairs[np.argsort(pairs[:, 0], kind="stable")], _KNOTS)
-            made[:, at] = np.array([part.mean(axis=0) for part in parts]).T
-        return Curves(made[0], made[1])
-
-    def streams(self, rows: NDArray[np.float32]) -> F8:
-        """float64[n, 6] to float64[n, 5]; NaN where a minute lies outside of what was seen of the other column."""
-        made = np.full((len(rows), len(_EXPLAINED)), np.nan)
-        for at, (_, y, x) in enumerate(_EXPLAINED):
-            values = rows[:, COLUMNS.index(y)].astype(np.float64)
-            if x is None:
-                made[:, at] = values
-            elif np.isfinite(self.knots[at]).all():
-                given = rows[:, COLUMNS.index(x)].astype(np.float64)
-                low, high = self.knots[at, 0], self.knots[at, -1]
-                margin = 0.1 * (high - low)
-                inside = (given >= low - margin) & (given <= high + margin)
-                made[:, at] = np.where(inside, values - np.interp(given, self.knots[at], self.levels[at]), np.nan)
-        return made
-
-    def dump(self) -> list[Any]:
-        """For a snapshot."""
-        return [self.knots, self.levels]
-
-    @staticmethod
-    def load(state: Any) -> Curves:
-        """What :meth:`dump` gave; ``ValueError`` where it does not fit."""
-        knots, levels = state
-        if knots.shape != (len(_EXPLAINED), _KNOTS) or levels.shape != knots.shape:
-            raise ValueError("a GPU's curves are damaged")
-        return Curves(knots, levels)

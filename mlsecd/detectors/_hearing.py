@@ -19,9 +19,9 @@ SOURCES: Final = (
     "server_metrics",
     "recording",
 )
-# These read what a server wrote. The others listen, or bring other news: that they live says nothing until
-# a request has come in.
-_READERS: Final = frozenset({"request_log"})
+# These read what a server wrote, or its counters. The others listen, or bring other news: that they live says
+# nothing until a request has come in.
+_READERS: Final = frozenset({"request_log", "server_metrics"})
 _FORGET_SECONDS: Final = 3_600.0  # a source that says nothing for so long was switched off, not broken
 _NEVER: Final = float("-inf")
 

@@ -8,14 +8,10 @@ from typing import Annotated, Any, ClassVar, Final
 
 import numpy as np
 from msgspec import Meta
-from numpy.typing import NDArray
 
 from mlsecd.detectors import base
-from mlsecd.detectors._drift_freeze import Settings, freeze_columns
-from mlsecd.detectors._drift_gpu import COLUMNS, MINUTE, NAMES, Curves, Minute
-from mlsecd.detectors._drift_plan import Plan
-from mlsecd.detectors._drift_verdicts import judge
-from mlsecd.detectors._drift_watch import Watch
+from mlsecd.detectors._drift_gpu import COLUMNS, MINUTE, STREAMS, Minute
+from mlsecd.detectors._drift_lane import Lane, Recipe
 from mlsecd.detectors._serving import FAR_SECONDS, by_host
 from mlsecd.detectors.base import Detector, DetectorState, Maturity, Section, Standing
 from mlsecd.errors import StateError
@@ -28,7 +24,6 @@ __all__ = ["DETECTOR", "DriftGpu", "Params"]
 
 _DEFAULT_SHARE: Final = 0.25  # false alarms a week, where the configuration hands down none
 _HOSTS_MAX: Final = 256
-_STAGES: Final = (1, 6, 42)  # times arm_minutes, at which the reference is made anew: 8 h, 2 days, 2 weeks
 _TICK_SECONDS: Final = 60.0
 
 
@@ -51,14 +46,10 @@ class Params(base.Params, frozen=True):
 
 @dataclass(slots=True)
 class _Gpu:
-    """What is held of one GPU: 0.5 MiB while it learns for two weeks, then as much as its reference."""
+    """What is held of one GPU: 0.6 MiB while it learns for two weeks, then as much as its reference."""
 
-    watch: Watch
+    lane: Lane
     minute: Minute = field(default_factory=Minute)
-    stage: int = 0
-    times: list[float] = field(default_factory=list)
-    rows: list[NDArray[np.float32]] = field(default_factory=list)
-    curves: Curves | None = None
 
 
 class DriftGpu(Detector):
@@ -87,17 +78,15 @@ class DriftGpu(Detector):
     def __init__(self, params: Any, kernels: Kernels, section: Section | None = None) -> None:
         super().__init__(params, kernels, section)
         share = params.false_alarms_per_week or _DEFAULT_SHARE
-        self._plan = Plan(
-            settings=Settings(params.arm_minutes, params.arm_minutes, 0, 0, 0.0),
-            stages=(),
-            whole=0,
-            refresh_seconds=0.0,
-            client_rows=1,
-            repeat_seconds=float(params.repeat_seconds),
+        self._recipe = Recipe.of(
+            len(COLUMNS),
+            STREAMS,
+            params.arm_minutes,
             alarms_per_week=share / params.expected_gpus,
+            repeat_seconds=params.repeat_seconds,
         )
         self._gpus = {
-            synthetic: Keyed(params.gpus, lambda _: _Gpu(Watch(self._plan, None)), _TICK_SECONDS)
+            synthetic: Keyed(params.gpus, lambda _: _Gpu(Lane.of(self._recipe)), _TICK_SECONDS)
             for synthetic in (False, True)
         }
         self._requests: dict[tuple[str, bool], dict[int, int]] = {}  # by host, completed by minute: the latest three
@@ -139,49 +128,22 @@ class DriftGpu(Detector):
         number = gpu.minute.number
         hosts = {sample.host, ""}
         requests = sum(self._requests.get((host, sample.synthetic), {}).get(number, 0) for host in hosts)
-        row, time = gpu.minute.row(requests), (number + 1) * MINUTE
-        told = self._judge(gpu, row, time)
-        if gpu.stage < len(_STAGES):
-            self._learn(gpu, row, time)
-        if not told or gpu.watch.reference is None:
+        if not gpu.lane.take(gpu.minute.row(requests), (number + 1) * MINUTE, self.kernels):
             return []
-        verdict = judge(gpu.watch, gpu.watch.reference, sample.ts)
         return [
             self.finding(
                 ts=sample.ts,
                 subject_kind="gpu",
                 subject=sample.gpu,
                 synthetic=sample.synthetic,
-                **verdict._asdict(),
+                **gpu.lane.verdict(sample.ts)._asdict(),
             )
         ]
-
-    def _judge(self, gpu: _Gpu, row: NDArray[np.float32], time: float) -> bool:
-        reference = gpu.watch.reference
-        if reference is None or gpu.curves is None or not reference.names:
-            return False
-        values = np.ascontiguousarray(gpu.curves.streams(row[None])[:, reference.chosen])
-        return gpu.watch.judge_values(reference, values, np.array([time]), self.kernels)
-
-    def _learn(self, gpu: _Gpu, row: NDArray[np.float32], time: float) -> None:
-        """Add a minute; a longer reference waits for the end of what the shorter one has found."""
-        gpu.times.append(time)
-        gpu.rows.append(row)
-        if len(gpu.rows) < _STAGES[gpu.stage] * self.params.arm_minutes:
-            return
-        if not gpu.watch.shifted:
-            rows = np.array(gpu.rows)
-            gpu.curves = Curves.of(rows)
-            values = gpu.curves.streams(rows).astype(np.float32)
-            gpu.watch.arm(freeze_columns(np.array(gpu.times), values, NAMES, self.kernels))
-        gpu.stage += 1
-        if gpu.stage == len(_STAGES):
-            gpu.times, gpu.rows = [], []
 
     def standing(self) -> Standing:
         """Learning until a GPU has its reference; shifted while any has left it."""
         gpus = [one for _, one in self._gpus[False].items()] or [one for _, one in self._gpus[True].items()]
-        armed = [one.watch for one in gpus if one.watch.reference is not None and one.watch.reference.names]
+        armed = [one.lane.watch for one in gpus if one.lane.armed]
         gauges = {
             "gpus": float(len(gpus)),
             "armed_gpus": float(len(armed)),
@@ -193,7 +155,7 @@ class DriftGpu(Detector):
             return Standing(DetectorState.SHIFTED, f"{gauges['shifted_gpus']:.0f} GPUs answer otherwise", gauges)
         if armed:
             return Standing(DetectorState.ARMED, "", gauges)
-        furthest = max((len(one.rows) for one in gpus), default=0)
+        furthest = max((len(one.lane.times) for one in gpus), default=0)
         return Standing(
             DetectorState.LEARNING, f"{furthest} of {self.params.arm_minutes} minutes of the furthest GPU", gauges
         )
@@ -221,7 +183,7 @@ class DriftGpu(Detector):
                 (str(host), bool(synthetic)): {int(number): int(count) for number, count in counts}
                 for host, synthetic, counts in held["requests"]
             }
-            gpus = [[(key, tick, _load(self._plan, state)) for key, tick, state in rows] for rows in held["gpus"]]
+            gpus = [[(key, tick, _load(self._recipe, state)) for key, tick, state in rows] for rows in held["gpus"]]
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise StateError(f"{self.name}: a snapshot does not fit: {error}") from error
         self._requests = requests
@@ -230,30 +192,15 @@ class DriftGpu(Detector):
 
 
 def _dump(gpu: _Gpu) -> dict[str, Any]:
-    return {
-        "watch": gpu.watch.dump() if gpu.watch.reference is not None else None,
-        "minute": [gpu.minute.number, gpu.minute.sums, gpu.minute.counts],
-        "stage": gpu.stage,
-        "times": np.array(gpu.times, np.float64),
-        "rows": np.array(gpu.rows, np.float32).reshape(-1, len(COLUMNS)),
-        "curves": None if gpu.curves is None else gpu.curves.dump(),
-    }
+    return {**gpu.lane.dump(), "minute": [gpu.minute.number, gpu.minute.sums, gpu.minute.counts]}
 
 
-def _load(plan: Plan, state: dict[str, Any]) -> _Gpu:
+def _load(recipe: Recipe, state: dict[str, Any]) -> _Gpu:
     number, sums, counts = state["minute"]
-    if len(sums) != len(COLUMNS) or len(counts) != len(COLUMNS) or state["rows"].shape[1] != len(COLUMNS):
+    if len(sums) != len(COLUMNS) or len(counts) != len(COLUMNS):
         raise ValueError("a GPU's minutes are damaged")
-    if len(state["times"]) != len(state["rows"]) or not 0 <= int(state["stage"]) <= len(_STAGES):
-        raise ValueError("a GPU's minutes do not fit each other")
-    return _Gpu(
-        Watch(plan, None) if state["watch"] is None else Watch.load(plan, state["watch"]),
-        Minute(int(number), [float(one) for one in sums], [int(one) for one in counts]),
-        int(state["stage"]),
-        state["times"].tolist(),
-        list(state["rows"]),
-        None if state["curves"] is None else Curves.load(state["curves"]),
-    )
+    minute = Minute(int(number), [float(one) for one in sums], [int(one) for one in counts])
+    return _Gpu(Lane.load(recipe, state), minute)
 
 
 DETECTOR = DriftGpu

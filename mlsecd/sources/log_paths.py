@@ -16,15 +16,17 @@ __all__ = ["MAX_NAMES", "expand", "matches", "open_log", "reason"]
 MAX_NAMES: Final = 10_000  # looked at, of one pattern or directory
 
 _PACKED: Final = (".gz", ".bz2", ".xz", ".zst", ".zip")
+_FOLLOWED: Final = ".gz"  # a server may write packed logs itself
 _PATTERN: Final = frozenset("*?[")
 
 
 def expand(pattern: str) -> list[str]:
-    """The files that a pattern means now; packed ones were read before they were packed."""
+    """The files that a pattern means now; packed ones were read before they were packed, unless it asks for them."""
     if _PATTERN.isdisjoint(pattern):
         return [pattern]
     found = itertools.islice(glob.iglob(pattern, recursive=True), MAX_NAMES)  # noqa: PTH207 - patterns are absolute
-    return sorted(path for path in found if not path.endswith(_PACKED) and Path(path).is_file())
+    left_out = () if pattern.endswith(_FOLLOWED) else _PACKED
+    return sorted(path for path in found if not path.endswith(left_out) and Path(path).is_file())
 
 
 def matches(path: str, pattern: str) -> bool:

@@ -19,6 +19,7 @@ from mlsecd.meters import Meters
 from mlsecd.records import Kind, Records, RequestBatch
 from mlsecd.sources.adapting import Formats
 from mlsecd.sources.base import Params, Poll, Source
+from mlsecd.sources.gzip_tail import GzipTail
 from mlsecd.sources.log_paths import MAX_NAMES, expand, matches, open_log, reason
 from mlsecd.sources.tail import Identity, Place, Tail
 
@@ -170,7 +171,7 @@ class RequestLog(Source):
                 self._depart(path)
             if any(tail.identity == identity for tail in self._every()):
                 return
-            tail = Tail(path, open_log(path, follow_symlinks=follow), self._params.max_line_bytes)
+            tail = self._tail(path, open_log(path, follow_symlinks=follow))
         except OSError as error:
             self._troubles[path] = reason(error)
             if path in self._tails:
@@ -180,6 +181,10 @@ class RequestLog(Source):
         place = self._finished.get(tail.identity)
         if (place is None or not tail.resume(place)) and not self._from_start(path):
             tail.start_at_end()
+
+    def _tail(self, path: str, fd: int) -> Tail:
+        """Of a packed file where a packed one is configured; the rotated remains of a log are never looked at."""
+        return (GzipTail if path.endswith(".gz") else Tail)(path, fd, self._params.max_line_bytes)
 
     def _from_start(self, path: str) -> bool:
         """A file that appears while we watch is read whole, also where an earlier life watched for it."""
@@ -210,7 +215,7 @@ class RequestLog(Source):
                 yield from self._decode(tail.path, lines)
                 if tail.at_end:
                     waiting.remove(tail)
-                budget -= tail.position - before
+                budget -= max(tail.position - before, len(lines))
 
     def _decode(self, path: str, lines: bytes) -> Iterator[Records]:
         """Requests without a place in the fold's order: that is not a log's to claim."""
@@ -280,7 +285,7 @@ class RequestLog(Source):
             fd = open_log(path, follow_symlinks=self._params.follow_symlinks)
         except OSError:
             return None
-        tail = Tail(place.path, fd, self._params.max_line_bytes)
+        tail = self._tail(place.path, fd)
         if tail.resume(place):
             return tail
         tail.close()

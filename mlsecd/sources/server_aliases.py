@@ -10,6 +10,7 @@ __all__ = ["COUNTERS", "GAUGES", "MODEL_LABELS", "NAMES"]
 GAUGES: Final[dict[str, tuple[str, ...]]] = {
     "running": (
         "vllm:num_requests_running",
+        "ray_vllm_num_requests_running",
         "sglang:num_running_reqs",
         "tgi_batch_current_size",
         "llamacpp:requests_processing",
@@ -18,18 +19,26 @@ GAUGES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "waiting": (
         "vllm:num_requests_waiting",
+        "ray_vllm_num_requests_waiting",
         "sglang:num_queue_reqs",
         "tgi_queue_size",
         "llamacpp:requests_deferred",
         "nv_inference_pending_request_count",
         "ray_serve_deployment_queued_queries",
     ),
-    "kv_cache_usage": ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", "sglang:token_usage"),
+    "kv_cache_usage": (
+        "vllm:kv_cache_usage_perc",
+        "vllm:gpu_cache_usage_perc",
+        "ray_vllm_kv_cache_usage_perc",
+        "sglang:token_usage",
+        "llamacpp:kv_cache_usage_ratio",
+    ),
 }
 COUNTERS: Final[dict[str, tuple[str, ...]]] = {
     "requests": (
         "vllm:request_success_total",
         "vllm:request_success",
+        "ray_vllm_request_success_total",
         "sglang:num_requests_total",
         "tgi_request_success_total",
         "tgi_request_success",
@@ -52,6 +61,7 @@ COUNTERS: Final[dict[str, tuple[str, ...]]] = {
     "input_tokens": (
         "vllm:prompt_tokens_total",
         "vllm:prompt_tokens",
+        "ray_vllm_prompt_tokens_total",
         "sglang:prompt_tokens_total",
         "tgi_request_input_length_sum",
         "llamacpp:prompt_tokens_total",
@@ -59,10 +69,12 @@ COUNTERS: Final[dict[str, tuple[str, ...]]] = {
     "output_tokens": (
         "vllm:generation_tokens_total",
         "vllm:generation_tokens",
+        "ray_vllm_generation_tokens_total",
         "sglang:generation_tokens_total",
         "tgi_request_generated_tokens_sum",
         "llamacpp:tokens_predicted_total",
     ),
 }
-MODEL_LABELS: Final = ("model_name", "model", "deployment", "application", "service_name")
+# Ray counts requests by application, and what its replicas do by deployment as well: the former is the model.
+MODEL_LABELS: Final = ("model_name", "model", "application", "deployment", "service_name")
 NAMES: Final = frozenset(name for group in (GAUGES, COUNTERS) for names in group.values() for name in names)

@@ -79,7 +79,10 @@ def readings(text: str) -> dict[str, dict[str, float]]:
             value = float(raw)
         except ValueError:
             continue
-        model = _model(labels or "")
+        held = dict(_LABEL.findall(labels or ""))
+        if _is_part(held):
+            continue
+        model = next((held[name] for name in MODEL_LABELS if held.get(name)), "")[:_MAX_NAME]
         if not math.isfinite(value) or value < 0 or (model not in sums and len(sums) >= _MAX_MODELS):
             continue
         series = sums.setdefault(model, {})
@@ -87,9 +90,9 @@ def readings(text: str) -> dict[str, dict[str, float]]:
     return {model: named for model, series in sums.items() if (named := _named(series))}
 
 
-def _model(labels: str) -> str:
-    held = dict(_LABEL.findall(labels))
-    return next((held[name] for name in MODEL_LABELS if held.get(name)), "")[:_MAX_NAME]
+def _is_part(labels: dict[str, str]) -> bool:
+    """Whether a series is counted in another one (SGLang's queues by priority), or by no client (Ray's own routes)."""
+    return bool(labels.get("priority")) or labels.get("route", "").startswith("/-/")
 
 
 def _named(series: dict[str, float]) -> dict[str, float]:

@@ -29,7 +29,8 @@ class SocketClient:
     It connects when there is something to send, and again after a pause that doubles up to 5 s. While
     nobody listens, or listens too slowly, it keeps ``pending_bytes`` and drops the oldest message
     beyond; ``dropped`` counts lines by reason (``full``, ``too_long``, ``closed``), ``sent`` those that
-    the kernel took. Threads may share it. After a fork the child begins with an empty one of its own.
+    the kernel took, and ``trouble`` says why the socket is not reached, "" while it is. Threads may share it.
+    After a fork the child begins with an empty one of its own.
 
     Parameters
     ----------
@@ -66,6 +67,7 @@ class SocketClient:
     def _begin(self) -> None:
         """Start from nothing: also in a forked child, where another thread may have held the lock."""
         self.sent = 0
+        self.trouble = ""
         self.dropped: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
@@ -154,14 +156,14 @@ class SocketClient:
                 self._socket.send(self._ready[0])
             except BlockingIOError:
                 return  # the daemon is behind: later
-            except OSError:
+            except OSError as error:
                 self._disconnect()
                 if self._pause:
-                    self._fail()
+                    self._fail(error)
                     return
                 self._pause = _FIRST_PAUSE_SECONDS  # it went away and may be back already: one try at once
                 continue
-            self._pause = 0.0
+            self._pause, self.trouble = 0.0, ""
             message = self._ready.popleft()
             self._ready_bytes -= len(message)
             self.sent += message.count(b"\n")
@@ -171,18 +173,19 @@ class SocketClient:
             return False
         try:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-        except OSError:
-            return self._fail()
+        except OSError as error:
+            return self._fail(error)
         try:
             sock.settimeout(0)
             sock.connect(self.path)
-        except OSError:
+        except OSError as error:
             sock.close()
-            return self._fail()
+            return self._fail(error)
         self._socket = sock
         return True
 
-    def _fail(self) -> bool:
+    def _fail(self, error: OSError) -> bool:
+        self.trouble = (error.strerror or type(error).__name__).lower()
         self._pause = min(max(2 * self._pause, _FIRST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS)
         self._retry_at = self._clock() + self._pause
         return False

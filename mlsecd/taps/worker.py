@@ -72,6 +72,7 @@ class Worker:
         self._sketched: Counter[Hashable] = Counter()
         self._fair_since = 0.0
         self._reported: tuple[int, ...] = (0, 0, 0)
+        self._trouble = ""
 
     @property
     def waiting(self) -> int:
@@ -189,7 +190,10 @@ class Worker:
         return True
 
     def _report(self, now: float) -> None:
-        """Say now and then what was lost; silent where nothing was."""
+        """Say now and then what was lost, silent where nothing was; and once each, why nobody takes the records."""
+        if self._client.trouble not in ("", self._trouble):
+            self._trouble = self._client.trouble
+            _log.warning("mlsecd tap: records wait, %s: %s", self._client.path, self._trouble)
         if now - self._reported[0] < _REPORT_SECONDS:
             return
         lost = sum(self.dropped.values()) + sum(self._client.dropped.values())

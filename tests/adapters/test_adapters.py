@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlsecd.adapters import base
 from mlsecd.adapters.base import Adapted, Context, adapters
-from mlsecd.jsonlines import Decoder
+from mlsecd.jsonlines import Decoder, wire
 from mlsecd.meters import Meters
 from mlsecd.records import RequestBatch
 from mlsecd.taps.identity import Hasher
@@ -44,6 +46,15 @@ def one(name: str, line: Any) -> dict[str, Any]:
 
 def test_they_find_themselves() -> None:
     assert tuple(adapters()) == NAMES
+
+
+def test_they_know_the_limits_of_the_wire() -> None:
+    assert (base.END_OF_TIME, base.MAX_SECONDS, base.MAX_TEXT) == (wire.END_OF_TIME, wire.MAX_SECONDS, wire.MAX_TEXT)
+    for start, took in ((7_289_654_400.0, 1.0), (1.7e9, 4e7)):
+        call = CALL | {"startTime": start, "endTime": start + took}
+        line = NGINX | {"msec": start + took, "request_time": took}
+        for name, one in (("litellm", call), ("nginx", line)):
+            assert adapters()[name].adapt(json.dumps(one).encode(), CONTEXT) == (b"", 1, 0)
 
 
 scalars = (
@@ -212,6 +223,23 @@ def test_litellm_in_each_of_its_formats(form: str) -> None:
     assert "eve@" not in json.dumps(row)
 
 
+def test_litellm_as_it_was_recorded() -> None:
+    """Alice's chat, Bob's stream, a key that is none, a model that is none."""
+    chat, stream, guess, unknown = taken(adapters()["litellm"].adapt((DATA / "litellm.json").read_bytes(), CONTEXT))
+    alice, bob = (HASHER.client("bearer", hashlib.sha256(key).hexdigest()) for key in (b"sk-alice", b"sk-bob"))
+    assert [row.get("client") for row in (chat, stream, guess, unknown)] == [alice, bob, None, alice]
+    assert [row["identity"] for row in (chat, stream, guess)] == ["verified", "verified", "unverified"]
+    assert [row["status"] for row in (chat, stream, guess, unknown)] == [200, 200, 401, 400]
+    wanted = {"input_tokens": 7, "output_tokens": 5, "max_tokens": 5, "route": "/v1/chat/completions", "model": "tiny"}
+    for row in (chat, stream):
+        assert {name: row[name] for name in wanted} == wanted
+    assert (chat["logprobs"], chat["logit_bias_count"], chat["temperature"]) == (7, 1, 0.5)
+    assert chat["user"] == HASHER.client("user", "end-user-1")
+    assert stream["ttft_s"] == pytest.approx(0.433, abs=1e-3)
+    assert "ttft_s" not in chat
+    assert "input_tokens" not in guess, "0 is what it says of a call that failed"
+
+
 def test_litellm_failures() -> None:
     failed = CALL | {"status": "failure", "error_information": {"error_code": "401"}, "metadata": None}
     row = one("litellm", failed)
@@ -238,12 +266,14 @@ def test_sglang() -> None:
         "completion_tokens": 16,
         "cached_tokens": 4,
         "e2e_latency": 0.75,
+        "first_token_latency": 0.25,
         "request_received_ts": 1.7e9,
     }
     row = one("sglang", line)
     wanted = {"ts": 1.7e9, "request_id": "r-1", "input_tokens": 9, "output_tokens": 16, "cached_tokens": 4, "n": 2}
     wanted |= {
         "duration_s": 0.75,
+        "ttft_s": 0.25,
         "logprobs": 5,
         "max_tokens": 16,
         "finish_reason": "length",
@@ -254,6 +284,17 @@ def test_sglang() -> None:
     assert "secret" not in json.dumps(row)
     assert one("sglang", line | {"request_received_ts": None})["ts"] == CONTEXT.now - 0.75
     assert one("sglang", line | {"finish_reason": {"type": "abort"}})["aborted"]
+
+
+def test_sglang_as_its_exporter_writes() -> None:
+    """A request to its end, and one that was given up in the queue; text stands in the lines, and goes nowhere."""
+    done, given_up = adapt("sglang", *(DATA / "sglang_requests.jsonl").read_bytes().splitlines())
+    wanted = {"request_id": "r-1", "ts": 1795685074.25, "duration_s": 0.75, "ttft_s": 0.125, "input_tokens": 9}
+    wanted |= {"output_tokens": 16, "cached_tokens": 4, "max_tokens": 16, "temperature": 0.7, "logit_bias_count": 1}
+    wanted |= {"logprobs": 5, "finish_reason": "length", "aborted": False}
+    assert {name: done.get(name) for name in wanted} == wanted
+    assert (given_up["aborted"], given_up["ts"]) == (True, 1795685075.5)
+    assert "licences" not in json.dumps([done, given_up])
 
 
 def test_dynamo() -> None:
@@ -281,6 +322,22 @@ def test_dynamo() -> None:
         assert row["user"] == HASHER.client("user", "s-1")
     tool = {"timestamp": 5, "event": {"event_type": "tool_end", "tool": {}}}
     assert adapters()["dynamo"].adapt(json.dumps(tool).encode(), CONTEXT) == (b"", 0, 1)
+
+
+def test_dynamo_as_it_was_recorded() -> None:
+    """Three with a session, which alone makes it say model and request id; a stream, one that is left, a completion."""
+    rows = adapt("dynamo", *(DATA / "dynamo_trace.jsonl").read_bytes().splitlines())
+    assert len(rows) == 7
+    told, untold = rows[:3], rows[3:6]
+    assert [row["request_id"] for row in told] == ["r-0", "r-1", "r-2"]
+    assert {row["user"] for row in told} == {HASHER.client("user", "s-1")}
+    assert {(row["model"], row["input_tokens"], row["output_tokens"], row["finish_reason"]) for row in told} == {
+        ("tiny", 20, 5, "length")
+    }
+    assert [(row["model"], row["output_tokens"]) for row in untold] == [("m", 9), ("m", 1), ("m", 3)]
+    assert all("user" not in row and "client" not in row for row in untold)
+    assert all(0 < row["ttft_s"] < row["duration_s"] < 1 for row in rows)
+    assert rows[0]["ts"] == 1795686312.766
 
 
 # BentoML, Triton

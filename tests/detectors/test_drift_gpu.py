@@ -7,7 +7,8 @@ import pytest
 from gpu_drive import gpu, ordered
 from support import Case, requests
 
-from mlsecd.detectors._drift_gpu import NAMES, Curves
+from mlsecd.detectors._drift_curves import Curves
+from mlsecd.detectors._drift_gpu import STREAMS
 from mlsecd.detectors.base import DetectorState
 from mlsecd.detectors.drift_gpu import DETECTOR, DriftGpu, Params
 from mlsecd.errors import StateError
@@ -105,10 +106,10 @@ def test_it_learns_first_and_grows() -> None:
     assert (standing.state, standing.why) == (DetectorState.LEARNING, "59 of 120 minutes of the furthest GPU")
     feed(detector, day(62, 60))
     assert detector.standing().state is DetectorState.ARMED
-    watch = detector._gpus[False].peek("GPU-a").watch  # type: ignore[union-attr]
+    watch = detector._gpus[False].peek("GPU-a").lane.watch  # type: ignore[union-attr]
     short = watch.reference.rows.max()
     feed(detector, day(601, 122))
-    assert detector._gpus[False].peek("GPU-a").watch.reference.rows.max() > short  # type: ignore[union-attr]
+    assert detector._gpus[False].peek("GPU-a").lane.watch.reference.rows.max() > short  # type: ignore[union-attr]
 
 
 def test_a_gpu_that_says_little_is_watched_for_what_it_says() -> None:
@@ -161,11 +162,12 @@ def test_curves_are_means_by_tenths() -> None:
     rows = np.full((1_000, 6), np.nan, np.float32)
     rows[:, 1] = rng.uniform(0.0, 1.0, 1_000)
     rows[:, 2] = 100.0 + 200.0 * rows[:, 1]
-    curves = Curves.of(rows)
-    made = curves.streams(rows)[:, NAMES.index("power for its utilization, W")]
+    curves = Curves.of(STREAMS, rows)
+    names = [stream.name for stream in STREAMS]
+    made = curves.values(rows)[:, names.index("power for its utilization, W")]
     inner = (rows[:, 1] > 0.06) & (rows[:, 1] < 0.94)
     assert np.abs(made[inner]).max() < 1.0
-    assert np.isnan(curves.streams(rows)[:, NAMES.index("utilization for its requests")]).all()
+    assert np.isnan(curves.values(rows)[:, names.index("utilization for its requests")]).all()
 
 
 def conformance() -> Case:

@@ -14,7 +14,7 @@ from mlsecd.detectors._serving import BIN_MS, Serving, spread
 from mlsecd.detectors.base import DetectorState, Section
 from mlsecd.detectors.gpu_load_without_requests import DETECTOR, GpuLoadWithoutRequests, Params
 from mlsecd.errors import BaselineError
-from mlsecd.records import GpuSample, Records, RequestBatch, Severity
+from mlsecd.records import GpuSample, Records, RequestBatch, ServerSample, Severity
 
 SERVER = process(100, "/opt/vllm/bin/python", unit="vllm.service")
 
@@ -161,7 +161,7 @@ def test_one_that_never_worked_does_not_matter() -> None:
     assert drive(make(), [*quiet(), *never])[0].ts == 410.0
 
 
-@pytest.mark.parametrize("source", ["request_socket", "otlp", "server_metrics", "recording"])
+@pytest.mark.parametrize("source", ["request_socket", "otlp", "recording"])
 def test_a_listener_that_never_heard_anything_is_no_evidence(source: str) -> None:
     detector = make()
     unheard = [*load(0, 600), *alive(0, 600, source)]
@@ -175,6 +175,37 @@ def test_a_log_that_stays_empty_is() -> None:
     assert [one.ts for one in found] == [310.0, 340.0, 370.0]
     assert "none was ever seen" in found[0].reason
     assert found[0].evidence["last_request_ts"] is None
+
+
+def scrapes(start: float, end: float, **fields: Any) -> list[Records]:
+    """A server that says every ten seconds how it is doing, and a source that says that it was read."""
+    made: list[Records] = [
+        ServerSample(ts=ts + 0.8, server="127.0.0.1:8000", model="m", interval_s=10.0, **fields)
+        for ts in seconds(start, end, 10.0)
+    ]
+    return [*made, *alive(start, end, "server_metrics", 10.0)]
+
+
+def test_a_server_that_is_only_scraped_explains_its_load_while_it_works() -> None:
+    """A host without a tap: what its server's counters say is all that is known of requests."""
+    busy = scrapes(0, 100, running=2.0, requests=5.0)
+    idle = scrapes(100, 600, running=0.0, requests=0.0)
+    assert drive(make(), [*load(0, 600), *scrapes(0, 600, running=2.0, requests=5.0)]) == []
+    found = drive(make(), [*load(0, 600), *busy, *idle])
+    assert found[0].ts == pytest.approx(405.0, abs=15.0)
+    assert found[0].evidence["request_sources"] == ["server_metrics"]
+
+
+def test_a_scraped_server_that_was_idle_from_the_start_is_evidence() -> None:
+    found = drive(make(), [*load(0, 600), *scrapes(0, 600, running=0.0, requests=0.0)])
+    assert found[0].ts == pytest.approx(310.0, abs=15.0)
+
+
+def test_a_server_that_does_not_answer_is_none() -> None:
+    gone = alive(100, 600, "server_metrics", 10.0, ok=False, error="connection refused")
+    detector = make()
+    assert drive(detector, [*load(0, 600), *scrapes(0, 100, running=0.0, requests=0.0), *gone]) == []
+    assert detector.standing().state is DetectorState.STALE
 
 
 def test_sources_that_bring_no_requests_are_no_evidence() -> None:

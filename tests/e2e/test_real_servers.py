@@ -1,29 +1,36 @@
-"""A real vLLM under the tap and with spans, a real Triton with TENSORS, a real BentoML monitor: `make test-servers`.
+"""Real servers under watch: `make test-servers`.
+
+vLLM under the tap and with spans, llama-cpp-python under the tap, Triton with TENSORS, MLServer behind nginx, BentoML's
+monitor, LiteLLM's callback, Dynamo's trace.
 
 ``MLSECD_TEST_SERVERS`` names the folder that tests/e2e/real_servers.sh made; what is not in it is skipped.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sysconfig
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from daemons import free_port
-from servers import Server, openai_client
+from daemons import free_port, until
+from servers import Server, nginx, openai_client, uvicorn
 
 from mlsecd.engines.fold import Fold
 from mlsecd.findings.ledger import Ledger
 from mlsecd.meters import Meters
 from mlsecd.records import RequestBatch, ServerSample
+from mlsecd.sources.litellm import LiteLlm, LiteLlmParams
 from mlsecd.sources.otlp import Otlp, OtlpParams
 from mlsecd.sources.request_log import RequestLog, RequestLogParams
 from mlsecd.sources.request_socket import RequestSocket, RequestSocketParams
@@ -45,6 +52,13 @@ def venv(name: str) -> Path:
     if not (found / "bin").is_dir():
         pytest.skip(f"no {name} in MLSECD_TEST_SERVERS: tests/e2e/real_servers.sh DIRECTORY {name}")
     return found
+
+
+def tiny(directory: Path) -> Path:
+    """A model of half a million parameters, as vLLM's environment makes it."""
+    out = directory / "tiny"
+    subprocess.run([venv("vllm") / "bin" / "python", HERE / "real" / "tiny_model.py", out], check=True, timeout=600)
+    return out
 
 
 @pytest.fixture(autouse=True)
@@ -79,10 +93,7 @@ def column(batch: RequestBatch, name: str) -> list[Any]:
 
 def test_vllm_under_the_tap_and_with_spans(tmp_path: Path, stop: list[Any]) -> None:
     openai = pytest.importorskip("openai")
-    home = venv("vllm")
-    subprocess.run(
-        [home / "bin" / "python", HERE / "real" / "tiny_model.py", tmp_path / "tiny"], check=True, timeout=600
-    )
+    home, model = venv("vllm"), tiny(tmp_path)
     ingest = RequestSocket(RequestSocketParams(path=str(tmp_path / "ingest"), stream_path=""), Meters())
     spans = Otlp(OtlpParams(listen="127.0.0.1:0", token_file=str(tmp_path / "token")), Meters())
     stop += [ingest, spans]
@@ -106,7 +117,7 @@ def test_vllm_under_the_tap_and_with_spans(tmp_path: Path, stop: list[Any]) -> N
         "OMP_NUM_THREADS": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     }
-    command = [f"{home}/bin/vllm", "serve", f"{tmp_path}/tiny", "--served-model-name", "tiny", "--host", "127.0.0.1"]
+    command = [f"{home}/bin/vllm", "serve", str(model), "--served-model-name", "tiny", "--host", "127.0.0.1"]
     command += [
         "--port",
         str(port),
@@ -177,7 +188,7 @@ def test_triton_traces(tmp_path: Path, stop: list[Any]) -> None:
     ports = [free_port() for _ in range(3)]
     command = [
         str(work / "bin" / "tritonserver"),
-        f"--model-repository={HERE}/real/triton",
+        f"--model-repository={HERE}/real/triton_models",
         f"--backend-directory={work}/backends",
     ]
     for kind, port in zip(("http", "grpc", "metrics"), ports, strict=True):
@@ -215,6 +226,222 @@ def test_triton_traces(tmp_path: Path, stop: list[Any]) -> None:
     ]
 
 
+def test_llama_cpp_under_the_tap(tmp_path: Path, stop: list[Any]) -> None:
+    openai = pytest.importorskip("openai")
+    home, model = venv("llama_cpp"), tiny(tmp_path)
+    gguf = tmp_path / "tiny.gguf"
+    subprocess.run([home / "bin" / "python", HERE / "real" / "tiny_gguf.py", model, gguf], check=True, timeout=120)
+    ingest = RequestSocket(RequestSocketParams(path=str(tmp_path / "ingest"), stream_path=""), Meters())
+    stop.append(ingest)
+    ingest.poll(time.monotonic() + 5)
+    port = free_port()
+    settings = {"PYTHONPATH": str(ROOT), "MLSECD_KEYS_CHECKED": "1", "MLSECD_TAP_CPU": "0.5"}
+    command = [f"{home}/bin/python", f"{HERE}/real/llama_tapped.py", str(gguf), str(port)]
+    server = Server(command, port, tmp_path / "llama.log", settings)
+    stop.append(server)
+    server.ready(120)
+    alice = openai_client(server.url, "sk-alice")
+    said = [{"role": "user", "content": "Tell me about licences"}]
+    done = alice.chat.completions.create(
+        model="tiny", messages=said, max_tokens=4, logprobs=True, top_logprobs=5, logit_bias={"17": 5}
+    )
+    list(alice.chat.completions.create(model="tiny", messages=said, max_tokens=6, stream=True))
+    alice.completions.create(model="tiny", prompt="once upon a time", max_tokens=3)
+    with pytest.raises(openai.AuthenticationError):
+        openai_client(server.url, "sk-guess").chat.completions.create(model="tiny", messages=said)
+    taps = gather(ingest, 4)
+    rows = sorted(range(len(taps)), key=lambda row: taps.ts[row])
+    clients = [column(taps, "client")[row] for row in rows]
+    assert clients == [HASHER.client("bearer", "sk-alice")] * 3 + [HASHER.client("peer", "127.0.0.1")]
+    numbers = {name: [float(taps.number(name)[row]) for row in rows] for name in ("status", "input_tokens", "logprobs")}
+    assert numbers["status"] == [200, 200, 200, 401]
+    assert numbers["input_tokens"][0] == done.usage.prompt_tokens
+    assert numbers["logprobs"][0] == 5
+    assert set(column(taps, "model")) == {"tiny"}
+
+
+def test_litellm_posts_its_calls(tmp_path: Path, stop: list[Any]) -> None:
+    """A real proxy before the victim of the other tests; every call that it lets in names its client."""
+    openai = pytest.importorskip("openai")
+    home = venv("litellm")
+    source = LiteLlm(LiteLlmParams(listen="127.0.0.1:0", token_file=str(tmp_path / "token")), Meters())
+    stop.append(source)
+    source.poll(time.monotonic() + 5)
+    upstream = uvicorn("victim_app:app", tmp_path, tap=False, env={})
+    stop.append(upstream)
+    upstream.ready()
+    (tmp_path / "keys.py").write_text(KEYS)
+    (tmp_path / "litellm.yaml").write_text(PROXY.replace("UPSTREAM", upstream.url))
+    port = free_port()
+    settings = {
+        "LITELLM_MASTER_KEY": "sk-" + 16 * "0a1b",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_TELEMETRY": "False",
+        "GENERIC_LOGGER_ENDPOINT": f"http://127.0.0.1:{source.address[1]}/v1/litellm",
+        "GENERIC_LOGGER_HEADERS": f"Authorization=Bearer {TOKEN}",
+        "PYTHONPATH": str(tmp_path),
+    }
+    command = [
+        f"{home}/bin/litellm",
+        "--config",
+        f"{tmp_path}/litellm.yaml",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    server = Server(command, port, tmp_path / "litellm.log", settings)
+    stop.append(server)
+    server.ready(240)
+    said = [{"role": "user", "content": "Tell me about licences"}]
+    for key in ("sk-alice", "sk-bob"):
+        openai_client(server.url, key).chat.completions.create(
+            model="tiny", messages=said, max_tokens=5, logprobs=True, top_logprobs=7, user="end-user"
+        )
+    list(openai_client(server.url, "sk-bob").chat.completions.create(model="tiny", messages=said, stream=True))
+    with pytest.raises(openai.AuthenticationError):
+        openai_client(server.url, "sk-guess").chat.completions.create(model="tiny", messages=said)
+    batch = gather(source, 4, 90)
+    status = batch.number("status").tolist()
+    assert sorted(status) == [200, 200, 200, 401]
+    let_in = batch.take(np.flatnonzero(batch.number("status") == 200))
+    hashes = {key: hashlib.sha256(key.encode()).hexdigest() for key in ("sk-alice", "sk-bob")}
+    named = [HASHER.client("bearer", hashes[key]) for key in ("sk-alice", "sk-bob", "sk-bob")]
+    assert sorted(column(let_in, "client")) == sorted(named)
+    assert set(column(let_in, "identity")) == {"verified"}
+    assert set(column(let_in, "model")) == {"tiny"}
+
+
+KEYS = """
+from fastapi import HTTPException, Request
+from litellm.proxy._types import UserAPIKeyAuth, hash_token
+
+async def check(request: Request, api_key: str) -> UserAPIKeyAuth:
+    if api_key not in ("sk-alice", "sk-bob"):
+        raise HTTPException(401, "who are you?")
+    return UserAPIKeyAuth(api_key=hash_token(api_key), user_id=api_key[3:])
+"""
+PROXY = """
+model_list:
+  - model_name: tiny
+    litellm_params: {model: openai/tiny, api_base: "UPSTREAM/v1", api_key: sk-alice}
+litellm_settings:
+  callbacks: ["generic_api"]
+  turn_off_message_logging: true
+general_settings:
+  custom_auth: keys.check
+"""
+
+
+def test_dynamo_writes_segments(tmp_path: Path, stop: list[Any]) -> None:
+    """Its real frontend before its mock engine, which needs no GPU."""
+    home, model = venv("dynamo"), tiny(tmp_path)
+    port = free_port()
+    settings = {
+        "DYN_FILE_KV": f"{tmp_path}/kv",
+        "DYN_DISCOVERY_BACKEND": "file",
+        "DYN_REQUEST_PLANE": "tcp",
+        "DYN_EVENT_PLANE": "zmq",
+        "DYN_TCP_RPC_HOST": "127.0.0.1",
+        "DYN_EVENT_PLANE_HOST": "127.0.0.1",
+        "DYN_TCP_RESPONSE_STREAM_HOST": "lo",
+        "HF_HUB_OFFLINE": "1",
+        "DYN_REQUEST_TRACE": "1",
+        "DYN_REQUEST_TRACE_RECORDS": "request_end",
+        "DYN_REQUEST_TRACE_SINKS": "file",
+        "DYN_REQUEST_TRACE_FILE_PATH": f"{tmp_path}/trace",
+    }
+    python = f"{home}/bin/python"
+    engine = [python, "-m", "dynamo.mocker", "--model-path", str(model), "--model-name", "tiny"]
+    stop.append(Server(engine, 0, tmp_path / "mocker.log", settings))
+    frontend = [python, "-m", "dynamo.frontend", "--http-host", "127.0.0.1", "--http-port", str(port)]
+    server = Server(frontend, port, tmp_path / "dynamo.log", settings)
+    stop.append(server)
+    server.ready(120)
+    client = openai_client(server.url, "sk-alice")
+    until(lambda: [one.id for one in client.models.list().data] == ["tiny"], 120)
+    source = RequestLog(
+        RequestLogParams(paths=(f"dynamo:{tmp_path}/trace.*.jsonl.gz",), from_start=True, model="unsaid"), Meters()
+    )
+    stop.append(source)
+    said = [{"role": "user", "content": "Tell me about licences"}]
+    for at in range(3):
+        headers = {"x-request-id": f"r-{at}", "X-Dynamo-Session-ID": "k-alice"}
+        client.chat.completions.create(model="tiny", messages=said, max_tokens=5, extra_headers=headers)
+    first = gather(source, 3)
+    list(client.chat.completions.create(model="tiny", messages=said, max_tokens=9, stream=True))
+    second = gather(source, 1)
+    assert sorted(column(first, "request_id")) == ["r-0", "r-1", "r-2"]
+    assert set(column(first, "model")) == {"tiny"}
+    assert set(column(first, "user")) == {HASHER.client("user", "k-alice")}
+    assert first.number("output_tokens").tolist() == [5, 5, 5]
+    assert (column(second, "model"), second.number("output_tokens").tolist()) == (["unsaid"], [9])
+
+
+def test_mlserver_behind_nginx(tmp_path: Path, stop: list[Any]) -> None:
+    """It writes no log of its own: nginx says who asked, its metrics what was answered."""
+    home = venv("mlserver")
+    subprocess.run([home / "bin" / "python", "-c", MODEL], check=True, timeout=300, cwd=tmp_path)
+    http, grpc, metrics = (free_port() for _ in range(3))
+    (tmp_path / "settings.json").write_text(
+        json.dumps(
+            {
+                "host": "127.0.0.1",
+                "http_port": http,
+                "grpc_port": grpc,
+                "metrics_port": metrics,
+                "parallel_workers": 0,
+                "debug": False,
+            }
+        )
+    )
+    server = Server([f"{home}/bin/mlserver", "start", str(tmp_path)], http, tmp_path / "mlserver.log")
+    stop.append(server)
+    server.ready(180)
+    gateway = nginx(tmp_path, http, log=f"{tmp_path}/nginx.jsonl mlsecd_key")
+    stop.append(gateway)
+    gateway.ready()
+    scrape = ServerMetrics(ServerMetricsParams(urls=(f"http://127.0.0.1:{metrics}/metrics",)), Meters())
+
+    def ask(name: str, shape: list[int]) -> int:
+        tensor = {"name": "x", "shape": shape, "datatype": "FP32", "data": [0.5] * shape[1]}
+        request = urllib.request.Request(
+            f"{gateway.url}/v2/models/{name}/infer",
+            json.dumps({"inputs": [tensor]}).encode(),
+            {"Content-Type": "application/json", "Authorization": "Bearer sk-alice"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
+    until(lambda: ask("digits", [1, 64]) == 200, 120)
+    scrape.poll(time.monotonic() + 30)
+    assert [ask("digits", [1, 64]) for _ in range(5)] == [200] * 5
+    assert ask("digits", [1, 3]) == 500
+    samples = {one.model: one for one in scrape.poll(time.monotonic() + 30).records if isinstance(one, ServerSample)}
+    assert (samples["digits"].requests, samples["digits"].failed) == (5, 1)
+    log = RequestLog(RequestLogParams(paths=(f"nginx:{tmp_path}/nginx.jsonl",), from_start=True), Meters())
+    batch = gather(log, 7)
+    log.close()
+    assert set(column(batch, "client")) == {HASHER.client("bearer", "sk-alice")}
+    assert batch.number("status").tolist()[-6:] == [200] * 5 + [500]
+
+
+MODEL = """
+import json, joblib
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+
+pixels, labels = load_digits(return_X_y=True)
+joblib.dump(LogisticRegression(max_iter=300).fit(pixels / 16, labels), "model.joblib")
+parameters = {"uri": "./model.joblib", "version": "v1"}
+settings = {"name": "digits", "implementation": "mlserver_sklearn.SKLearnModel", "parameters": parameters}
+with open("model-settings.json", "w") as file:
+    json.dump(settings, file)
+"""
 SERVICE = """
 import bentoml
 

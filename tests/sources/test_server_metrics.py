@@ -99,6 +99,43 @@ def test_triton_and_mlserver() -> None:
     assert served["nope"] == {"failed": 1}  # a name that a client made up
 
 
+def test_sglang() -> None:
+    """As its own collectors write it: three requests, one of them streamed; two running, also told by priority."""
+    wanted = {
+        "requests": 3,
+        "input_tokens": 27,
+        "output_tokens": 48,
+        "running": 2,
+        "waiting": 1,
+        "kv_cache_usage": 0.28,
+    }
+    assert readings(recorded("sglang_metrics")) == {"tiny": wanted}
+
+
+TGI = """\
+tgi_request_success_total{method="generate"} 9
+tgi_request_failure{err="overloaded"} 1
+tgi_batch_current_size 3
+tgi_request_generated_tokens_sum 70
+tgi_request_generated_tokens_bucket{le="100"} 9
+"""
+RAY = """\
+# TYPE ray_serve_num_http_requests_total counter
+ray_serve_num_http_requests_total{route="/",method="POST",application="app",status_code="200"} 7.0
+ray_serve_num_http_requests_total{route="/",method="POST",application="app",status_code="500"} 2.0
+ray_serve_num_http_requests_total{route="/-/healthz",method="GET",application="",status_code="200"} 90.0
+ray_serve_num_http_error_requests_total{route="/",application="app",error_code="500",method="POST"} 2.0
+ray_serve_replica_processing_queries{deployment="Digits",replica="a1",application="app"} 1.0
+ray_serve_replica_processing_queries{deployment="Embed",replica="b2",application="app"} 2.0
+ray_serve_deployment_queued_queries{deployment="Digits",application="app"} 4.0
+"""
+
+
+def test_ray_serve_is_read_by_application() -> None:
+    """Health checks are nobody's requests; the deployments of an application are added."""
+    assert readings(RAY) == {"app": {"requests": 9, "failed": 2, "running": 3, "waiting": 4}}
+
+
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
@@ -110,7 +147,19 @@ def test_triton_and_mlserver() -> None:
             "tgi_queue_size 4\ntgi_request_success 9\ntgi_request_input_length_sum 50",
             {"waiting": 4, "requests": 9, "input_tokens": 50},
         ),
+        (
+            TGI,
+            {"requests": 9, "failed": 1, "running": 3, "output_tokens": 70},
+        ),
         ("llamacpp:tokens_predicted_total 7\nllamacpp:requests_processing 1", {"output_tokens": 7, "running": 1}),
+        (
+            "llamacpp:prompt_tokens_total 5\nllamacpp:requests_deferred 2\nllamacpp:kv_cache_usage_ratio 0.25",
+            {"input_tokens": 5, "waiting": 2, "kv_cache_usage": 0.25},
+        ),
+        (
+            'ray_vllm_prompt_tokens_total{model_name="m"} 5\nray_vllm_num_requests_running{model_name="m"} 2',
+            {"input_tokens": 5, "running": 2},
+        ),
         (
             'ray_serve_num_http_requests_total{route="/a"} 2\nray_serve_num_http_requests_total{route="/b"} 3',
             {"requests": 5},

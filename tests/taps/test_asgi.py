@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import logging
+import time
 from typing import Any
 
 import pytest
@@ -310,6 +311,33 @@ def test_the_callers_address(peer: str | None, forwarded: str, caller: str) -> N
     headers = [(b"x-forwarded-for", part.encode()) for part in forwarded.split(", ")] if forwarded else []
     drive.request(chat(), headers=headers, client=None if peer is None else (peer, 1))
     assert drive.record()["network"] == caller
+
+
+@pytest.mark.parametrize(
+    "name", [b"x-request-id", b"user-agent", b"x-forwarded-for", b"authorization", b"content-type", b"traceparent"]
+)
+@pytest.mark.parametrize(
+    "value",
+    [
+        b'x\n{"ts": 1, "model": "forged", "client": "k-forged"}\n',
+        b'x", "client": "k-forged", "a": "',
+        b"x\r\nAuthorization: Bearer sk-forged",
+        b"\x00\xff\xfe\xed\xa0\x80" * 100,
+        b"Bearer \n\nsk-forged",
+        b"y" * 100_000,
+    ],
+)
+def test_headers_inject_nothing(name: bytes, value: bytes) -> None:
+    """Servers refuse most of these; the tap does not count on it. One request is one record, of its own client."""
+    drive = Drive(answering(b"{}"))
+    drive.request(chat(), headers=[(b"x-plain", b"1"), (name, value)])
+    row = drive.record()
+    assert row["model"] == "tiny"
+    assert row["client"].startswith("k-")
+    assert row["client"] != "k-forged"
+    assert abs(row["ts"] - time.time()) < 3_600
+    assert len(drive.out.lines[0].strip().splitlines()) == 1
+    assert len(drive.out.lines[0]) < 8_192
 
 
 def test_an_application_tells_what_only_it_knows() -> None:
