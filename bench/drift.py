@@ -136,7 +136,9 @@ def on_power(trials: int) -> Iterator[Row]:
 def delay(rng: np.random.Generator, shift: float, streams: int) -> float:
     """Minutes to the alarm, inf within six hours; all streams are alike and the first of them moves."""
     long = rng.standard_normal(10_000)
-    reference = freeze_columns(np.arange(10_000) * 0.6, long.astype(np.float32)[:, None], ("stream",), KERNELS)
+    reference = freeze_columns(
+        np.arange(10_000) * 0.6, long.astype(np.float32)[:, None], ("stream",), 1.0 / streams, KERNELS
+    )
     if not reference.names:
         return np.inf
     values = (rng.standard_normal(36_000) + shift)[:, None]

@@ -173,7 +173,7 @@ def _moved(watch: Watch, reference: Reference) -> list[Moved]:
 
 def _stream(watch: Watch, reference: Reference, stream: int) -> Moved:
     own = watch.state[stream]
-    run = watch.runs[stream, int(np.argmax(watch.runs[stream, :, at.S]))]  # the bet that won most
+    run = watch.runs[stream, int(np.argmax(watch.runs[stream, :, at.W]))]  # the bet that won most
     rows = max(own[at.COUNT] - run[at.COUNT_0], 1.0)
     rank = float((own[at.SUM_X] - run[at.SUM_X_0]) / rows)
     before, after = float(reference.means[stream]), float((own[at.SUM_VALUE] - run[at.SUM_VALUE_0]) / rows)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from mlsecd.detectors._drift_calibration import BETS
+from mlsecd.detectors._drift_calibration import BETS, RATE_HEADROOM, RATE_MIN, threshold
 from mlsecd.detectors._drift_crowd import Crowd
 from mlsecd.detectors._drift_freeze import freeze
 from mlsecd.detectors._drift_plan import Plan, digest_of
@@ -27,8 +27,6 @@ from mlsecd.records import F8, I8
 __all__ = ["Watch"]
 
 _WEEK: Final = 604_800.0
-_RATE_MIN: Final = 1.0 / 60.0  # rows a second; a model that was hardly used when it was learned
-RATE_HEADROOM: Final = 2.0  # the promise holds up to this many times the reference's rate
 
 
 def _length(left: I8 | None) -> int:
@@ -90,12 +88,9 @@ class Watch:
         return self.sample is not None and self.reference is not None and self.stage < self.plan.whole
 
     def arm(self, reference: Reference) -> None:
-        """Begin to score against a reference.
-
-        K streams of U rows a week alarm at most K U / c times a week in the mean: c = K U / B for a budget of B.
-        """
+        """Begin to score against a reference."""
         streams = len(reference.names)
-        updates = RATE_HEADROOM * max(reference.rate, _RATE_MIN) * _WEEK
+        updates = RATE_HEADROOM * max(reference.rate, RATE_MIN) * _WEEK
         self.reference = reference
         self.windows = Windows.against(
             reference,
@@ -104,7 +99,7 @@ class Watch:
             SHARE * self.plan.alarms_per_week,
         )
         budget = self.plan.alarms_per_week * (1.0 - SHARE if self.windows else 1.0)
-        self.thresholds = np.full(streams, max(streams * updates / budget, 2.0))
+        self.thresholds = np.full(streams, threshold(streams, reference.rate, budget))
         self.state = np.zeros((streams, at.STREAM))
         self.runs = np.zeros((streams, BETS, at.RUN))
         self.clock = np.zeros(at.CLOCK)
@@ -173,7 +168,7 @@ class Watch:
         if reference.seasonal:
             ranks = (ranks - at_times(reference.season, times)) * at_times(reference.weights, times)
         start, stride = 0, stride_of(reference)
-        ends = self.windows.ends(scores, stride) if self.windows else []
+        ends = self.windows.ends(scores, times, stride) if self.windows else []
         for stop in [*(end + 1 for end in ends), len(rows)]:
             yield from (int(rows[row]) for row in self._fold(reference, (values, times, ranks), start, stop, kernels))
             full = self.windows is not None and self.windows.take(scores[start:stop], times[start:stop], stride)
@@ -224,7 +219,7 @@ class Watch:
         """Whether more rows are scored a day than the promise is made for."""
         if self.reference is None:
             return False
-        daily = RATE_HEADROOM * max(self.reference.rate, _RATE_MIN) * 86_400.0
+        daily = RATE_HEADROOM * max(self.reference.rate, RATE_MIN) * 86_400.0
         return bool(max(self.clock[at.TODAY], self.clock[at.YESTERDAY]) > daily)
 
     def dump(self, baseline: str | None = None) -> dict[str, Any]:

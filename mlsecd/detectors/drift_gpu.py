@@ -88,7 +88,7 @@ class DriftGpu(Detector):
         super().__init__(params, kernels, section)
         share = params.false_alarms_per_week or _DEFAULT_SHARE
         self._plan = Plan(
-            settings=Settings(params.arm_minutes, params.arm_minutes, 0, 0, 0.0),
+            settings=Settings(params.arm_minutes, params.arm_minutes, 0, 0, 0.0, share / params.expected_gpus),
             stages=(),
             whole=0,
             refresh_seconds=0.0,
@@ -173,7 +173,7 @@ class DriftGpu(Detector):
             rows = np.array(gpu.rows)
             gpu.curves = Curves.of(rows)
             values = gpu.curves.streams(rows).astype(np.float32)
-            gpu.watch.arm(freeze_columns(np.array(gpu.times), values, NAMES, self.kernels))
+            gpu.watch.arm(freeze_columns(np.array(gpu.times), values, NAMES, self._plan.alarms_per_week, self.kernels))
         gpu.stage += 1
         if gpu.stage == len(_STAGES):
             gpu.times, gpu.rows = [], []

@@ -66,7 +66,7 @@ class Params(base.Params, frozen=True):
     ] = 7_776_000.0
     tolerance: Annotated[
         float, Meta(ge=0, le=1, description="shift of a mean that is of no interest, in standard deviations")
-    ] = 0.03
+    ] = 0.01
     classes: Annotated[int, Meta(ge=1, le=256, description="predicted classes with a stream of their own")] = 16
     axes: Annotated[int, Meta(ge=2, le=64, description="principal axes of vectors with a stream of their own")] = 16
     client_rows: Annotated[
@@ -81,7 +81,7 @@ class DriftRequests(Detector):
     """A conformal e-CUSUM per stream and a permutation test of whole vectors, against a reference that stays."""
 
     name = "drift_requests"
-    version = 2
+    version = 3
     consumes = frozenset({Kind.REQUEST})
     key = "model"
     maturity = Maturity.INCUBATING
@@ -224,15 +224,15 @@ def _plan(params: Any, models: int) -> Plan:
     first = (min(params.arm_rows, need[0]), min(params.arm_seconds, need[1]))
     longer = (seconds for seconds in _LONGER if need[1] < seconds <= params.learn_seconds)
     stages = tuple(dict.fromkeys((first, need, *((need[0], seconds) for seconds in longer))))
-    share = params.false_alarms_per_week or _DEFAULT_SHARE
+    alarms = (params.false_alarms_per_week or _DEFAULT_SHARE) / max(params.expected_models, models)
     return Plan(
-        settings=Settings(need[0], first[0], params.classes, params.axes, params.tolerance),
+        settings=Settings(need[0], first[0], params.classes, params.axes, params.tolerance, alarms),
         stages=stages,
         whole=stages.index(need) + 1,
         refresh_seconds=params.refresh_seconds,
         client_rows=params.client_rows,
         repeat_seconds=float(params.repeat_seconds),
-        alarms_per_week=share / max(params.expected_models, models),
+        alarms_per_week=alarms,
     )
 
 

@@ -156,16 +156,31 @@ def test_rows_fill_windows_however_they_come(stride: int) -> None:
     rng = np.random.default_rng(1)
     scores = rng.standard_normal((3_000, 4))
     scores[::11] = np.nan
-    whole_ends = windows().ends(scores, stride)
+    times = np.arange(3_000) * 0.1
+    whole_ends = windows().ends(scores, times, stride)
     ends, filled, start = [], windows(), 0
     for stop in [*np.sort(rng.choice(np.arange(1, 3_000), 80, replace=False)).tolist(), 3_000]:
-        for end in [*(start + one + 1 for one in filled.ends(scores[start:stop], stride)), stop]:
-            if filled.take(scores[start:end], np.arange(start, end) * 1.0, stride):
+        for end in [*(start + one + 1 for one in filled.ends(scores[start:stop], times[start:stop], stride)), stop]:
+            if filled.take(scores[start:end], times[start:end], stride):
                 ends.append(end - 1)
                 filled.filled = 0
             start = end
     assert ends == whole_ends
-    assert len(ends) == 3_000 * 10 // 11 // stride // WINDOW
+    filling = 0.1 * WINDOW * stride * 11 / 10  # seconds that a window takes, then it rests
+    assert len(ends) == (300.0 + 30.0) // (filling + 30.0)
+    assert np.diff(times[ends]).min() > 0.99 * (filling + 30.0)
+
+
+def test_a_flood_brings_no_more_tests_than_two_a_minute() -> None:
+    """1,000 rows a second for five minutes; then the clock is set back, and windows fill again at once."""
+    rows, times = np.zeros((300_000, 4)), np.arange(300_000) * 0.001
+    ends = windows().ends(rows, times, 1)
+    assert 9 <= len(ends) <= 10
+    assert np.diff(times[ends]).min() >= 30.0
+    one = windows()
+    assert one.take(rows[:WINDOW], times[:WINDOW] + 5_000.0, 1)
+    one.filled = 0
+    assert one.ends(rows[:WINDOW], times[:WINDOW], 1) == [WINDOW - 1]
 
 
 def test_evidence_of_windows_adds_up_and_comes_down_again() -> None:
