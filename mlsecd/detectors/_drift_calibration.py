@@ -121,9 +121,9 @@ class Bets(NamedTuple):
 
 
 def threshold(streams: int, rate: float, alarms_per_week: float) -> float:
-    """c for each of K streams that share a budget B: U values a week each alarm at most K U / c times in the mean.
+    """The threshold of each of K streams that share a budget B: c = K U / B, where each has U values a week.
 
-    ``rate`` is the reference's, rows a second.
+    They alarm at most K U / c times a week in the mean. ``rate`` is the reference's, rows a second.
     """
     return max(streams * RATE_HEADROOM * max(rate, RATE_MIN) * _WEEK / alarms_per_week, 2.0)
 

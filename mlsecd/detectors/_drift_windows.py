@@ -79,7 +79,8 @@ class Windows:
         Call :meth:`take` for the rows up to each in turn.
         """
         _, due = self._due(scores, stride)
-        found, need, tested = [], WINDOW - self.filled, self.tested
+        found: list[int] = []
+        need, tested = WINDOW - self.filled, self.tested
         while True:
             due = _rested(due, times, tested)
             if len(due) < need:

@@ -186,8 +186,9 @@ def test_a_flood_brings_no_more_tests_than_two_a_minute() -> None:
 def test_evidence_of_windows_adds_up_and_comes_down_again() -> None:
     detector = small()
     detector.observe(vectors(2_000, 1, 0.0, two_rings=False))
-    watch = detector._learned[False].peek("m")
-    assert watch is not None
+    house = detector._learned[False].peek("m")
+    assert house is not None
+    watch = house.shared
     assert watch.reference is not None
     assert watch.windows is not None
     one, reference = watch.windows, watch.reference
@@ -310,8 +311,9 @@ def renewed(**params: Any) -> DriftRequests:
 
 
 def mean_of_reference(detector: DriftRequests) -> float:
-    watch = detector._learned[False].peek("m")
-    assert watch is not None
+    house = detector._learned[False].peek("m")
+    assert house is not None
+    watch = house.shared
     assert watch.reference is not None
     return float(watch.reference.means[watch.reference.names.index("output_tokens")])
 
@@ -379,7 +381,7 @@ def test_a_customer_who_comes_with_half_of_the_rows_is_context_and_says_so() -> 
     assert found
     assert any(doubt.startswith("one client sends ") for doubt in found[-1].evidence["uncertified"])
     assert found[-1].severity is Severity.INFO
-    reference = detector._learned[False].peek("m").reference  # type: ignore[union-attr]
+    reference = detector._learned[False].peek("m").shared.reference  # type: ignore[union-attr]
     assert 0.02 < reference.crowd < 0.1
 
 

@@ -69,7 +69,7 @@ def test_it_says_where_a_seeded_stream_leaves_its_reference() -> None:
     assert list(moved(first)) == ["output_tokens"]
     assert 1970.0 <= first.evidence["onset"] <= 2030.0
     assert first.reason.startswith(
-        "1 of 31 streams left the reference: output_tokens 99.8 -> 196 (effect +0.69) ▁▁▂▂▂▃▃▆"
+        "1 of 31 streams left the reference: output_tokens 99.8 -> 198 (effect +0.70) ▁▁▂▂▂▃▃▆"
     )
     assert [one.ts for one in found[:3]] == [2176.0, 2236.0, 2296.0], "and again at a bounded pace"
 
@@ -392,8 +392,9 @@ def test_a_length_that_few_vectors_have_is_not_the_one_that_is_learned() -> None
 
 
 def _reference(detector: DriftRequests, model: str = "m") -> Any:
-    watch = detector._learned[False].peek(model)
-    assert watch is not None
+    house = detector._learned[False].peek(model)
+    assert house is not None
+    watch = house.shared
     return watch.reference
 
 
@@ -536,8 +537,9 @@ def test_what_varies_too_much_to_tell_anything_has_no_bets() -> None:
 def test_the_threshold_is_the_budget_s() -> None:
     detector = make(false_alarms_per_week=1.0, expected_models=2)
     detector.observe(traffic(2000))
-    watch = detector._learned[False].peek("m")
-    assert watch is not None
+    house = detector._learned[False].peek("m")
+    assert house is not None
+    watch = house.shared
     streams = len(watch.reference.names)
     expected = streams * 2.0 * 604_800.0 / 0.375  # twice one row a second, for a week; whole vectors have a quarter
     assert watch.thresholds == pytest.approx(np.full(streams, expected))
