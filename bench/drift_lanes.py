@@ -8,8 +8,8 @@ Each is judged with a reference fitted on what lies before `reference_until`, an
 FILE is a trace of arrivals and token counts, Azure's (CSV: TIMESTAMP, ContextTokens, GeneratedTokens) or Mooncake's
 (JSON lines: timestamp in ms, input_length, output_length): nobody knows of a change in either. The null is
 independent rows of one model, 100 a minute, with tokens, latency, status, ten classes, confidence and 32-d vectors:
-a new reference every five days. Delays are minutes from the change to the first finding, -1 where it was missed; false alarms are
-findings that began where nothing had changed.
+a new reference every five days. Delays are minutes from the change to the first finding, -1 where it was missed;
+false alarms are findings that began where nothing had changed.
 """
 
 from __future__ import annotations
