@@ -17,7 +17,7 @@ from mlsecd.records import I8
 
 __all__ = ["TENANTS_MAX", "House", "Tenant"]
 
-TENANTS_MAX: Final = 3  # of a model; so many can have a share of 0.3 at a time
+TENANTS_MAX: Final = 2  # of a model
 _SHARE: Final = 0.3  # of a block's rows, retries and all: such a client leads it
 _BLOCK: Final = 1_000  # rows
 _OFTEN: Final = 0.5  # of all blocks so far that a dominant client leads
@@ -41,10 +41,9 @@ class House:
     its tenants, their rows are scored against their own references, and not among the others'. Between two
     references nobody becomes one, or a flood could take rows out of sight.
 
-    Of a model's budget T tenants leave 1 / (1 + T) to the rest and take a quarter at most each, of which at most
-    all is spent.
+    Of a model's budget T tenants leave 1 / (1 + T) to the rest, and have a third each: never more than all of it.
 
-    Memory: that of a watch for each of at most three tenants, beside the model's.
+    Memory: for each of at most two tenants half of what the model's own watch takes.
     """
 
     plan: Plan
@@ -170,6 +169,12 @@ class House:
 
 
 def _plan_of_one(plan: Plan) -> Plan:
-    """A tenant's: all of its rows count, and it has its share of the model's false alarms."""
+    """A tenant's: all of its rows count, half as many are kept, and it has its share of the model's false alarms."""
     alarms = plan.alarms_per_week / (1 + TENANTS_MAX)
-    return plan._replace(client_rows=WINDOW_ROWS, alarms_per_week=alarms)
+    rows = max(plan.settings.rows // 2, plan.settings.arm)
+    return plan._replace(
+        settings=plan.settings._replace(rows=rows, alarms_per_week=alarms),
+        stages=tuple((min(need, rows), seconds) for need, seconds in plan.stages),
+        client_rows=WINDOW_ROWS,
+        alarms_per_week=alarms,
+    )

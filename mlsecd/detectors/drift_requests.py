@@ -97,7 +97,7 @@ class DriftRequests(Detector):
     )
     blind_spots: ClassVar[tuple[str, ...]] = (
         "Seasons that the reference did not see are drift; until it spans two days, nothing is certified.",
-        "Shifts below the tolerance, or below four standard errors of the reference, are never found: minimum_effect.",
+        "Shifts below the tolerance, or six standard errors of the reference, are never found: minimum_effect.",
         "A client beyond its share, exact retries, and rows without a stream's value are not scored.",
         "A number that never varied while it was learned has no stream.",
         "Where a client comes to send most of the rows later, what drifts beside it is spoken of softly.",
