@@ -15,12 +15,13 @@ from mlsecd.detectors.base import rng
 from mlsecd.kernels import Kernels
 from mlsecd.records import F8, I8
 
-__all__ = ["SHARE", "Windows", "stride_of"]
+__all__ = ["SHARE", "Windows", "permutations", "stride_of"]
 
 SHARE: Final = 0.25  # of a model's false-alarm budget; the streams have the rest
 _SECONDS_MIN: Final = 300.0  # that a window spans at the reference's rate: fast traffic is thinned
 _REST_SECONDS: Final = 30.0  # of event time after a test: a flood must not bring a test every few rows
-_MOST: Final = 9_999  # permutations, as long as fewer than 20 exceed what was seen
+_MOST: Final = (2_999, 9_999)  # permutations, as long as fewer than 20 exceed what was seen; 0.15 and 0.45 s
+_WINDOWS: Final = 3  # that shall be enough: the fewer permutations will do where these reach the threshold
 _MOST_LATCHED: Final = 99  # enough to stay: traffic that has drifted must not cost ten times what it did
 _KAPPA: Final = 0.15  # e = kappa p^(kappa - 1), whose mean is 1 under a uniform p (Vovk & Wang 2021)
 _CEILING: Final = 1.0  # beyond the threshold, in logarithms: it must come down again
@@ -36,6 +37,16 @@ def _rested(due: I8, times: F8, tested: float) -> I8:
     """Without those within the rest after a test; a clock that was set back does not prolong it."""
     since = times[due] - tested
     return due[(since < 0.0) | (since >= _REST_SECONDS)]
+
+
+def _log_e(p: float) -> float:
+    return math.log(_KAPPA) + (_KAPPA - 1.0) * math.log(p)
+
+
+def permutations(log_threshold: float) -> int:
+    """At most so many in one test: enough for three windows that nothing exceeds to reach the threshold, if any are."""
+    few, many = _MOST
+    return few if _WINDOWS * _log_e(1.0 / (few + 1)) >= log_threshold else many
 
 
 @dataclass(slots=True)
@@ -110,11 +121,11 @@ class Windows:
     def test(self, reference: Reference, kernels: Kernels) -> bool:
         """Test the complete window and begin the next; whether the evidence is at the threshold."""
         draw = rng("drift_requests", self.key, float(self.tests))
-        most = _MOST_LATCHED if self.latched else _MOST
+        most = _MOST_LATCHED if self.latched else permutations(self.log_threshold)
         found = kernels.drift_mmd(reference.pool, self.rows, reference.gammas, draw, most, reference.concession)
         if self.log_s <= 0.0:
             self.log_s, self.onset, self.since, self.mmd2 = 0.0, self.begun, self.tests, found.mmd2
-        self.log_s += math.log(_KAPPA) + (_KAPPA - 1.0) * math.log(found.p)
+        self.log_s += _log_e(found.p)
         self.log_s = min(self.log_s, self.log_threshold + _CEILING)
         self.mmd2 += _EFFECT_WEIGHT * (found.mmd2 - self.mmd2)
         self.spread, self.p = found.spread, found.p

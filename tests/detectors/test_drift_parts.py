@@ -16,7 +16,7 @@ from mlsecd.detectors._drift_sample import Sample
 from mlsecd.detectors._drift_season import DAY, HOURS, WEEK, at_times, fit_season, weekdays
 from mlsecd.detectors._drift_streams import Columns
 from mlsecd.detectors._drift_vectors import WINDOW
-from mlsecd.detectors._drift_windows import Windows
+from mlsecd.detectors._drift_windows import Windows, permutations
 from mlsecd.detectors.base import DetectorState
 from mlsecd.detectors.drift_requests import DriftRequests, Params
 from mlsecd.kernels import select
@@ -169,6 +169,26 @@ def test_rows_fill_windows_however_they_come(stride: int) -> None:
     filling = 0.1 * WINDOW * stride * 11 / 10  # seconds that a window takes, then it rests
     assert len(ends) == (300.0 + 30.0) // (filling + 30.0)
     assert np.diff(times[ends]).min() > 0.99 * (filling + 30.0)
+
+
+def test_no_more_permutations_are_drawn_than_three_windows_need() -> None:
+    detector = small()
+    detector.observe(vectors(2_000, 1, 0.0, two_rings=False))
+    house = detector._learned[False].peek("m")
+    assert house is not None
+    reference, one = house.shared.reference, house.shared.windows
+    assert reference is not None
+    assert one is not None
+    far = np.tile(reference.pool[:1] + 5.0, (WINDOW, 1)).astype(np.float32)
+    for log_threshold, most in ((14.0, 2_999), (15.0, 9_999)):
+        assert permutations(log_threshold) == most
+        one.log_threshold, one.log_s, one.latched = log_threshold, 0.0, False
+        told = []
+        for _ in range(3):
+            one.rows[:] = far
+            told.append(one.test(reference, KERNELS))
+            assert one.p == 1.0 / (most + 1)
+        assert told == [False, False, True]
 
 
 def test_a_flood_brings_no_more_tests_than_two_a_minute() -> None:
