@@ -436,11 +436,14 @@ def test_a_fit_needs_rows_and_synthetic_ones_teach_nothing() -> None:
 
 def test_a_section_goes_through_its_arrays_and_header() -> None:
     section = fitted()
-    reference = load_references(section)["m"]
+    reference, own = load_references(section)["m"]
+    assert own == {}
     assert reference.names[:2] == ("input_tokens", "output_tokens")
     for damage in (
         Section({}, section.arrays),
         Section({"references": [{"model": "m"}]}, section.arrays),
+        Section({"references": [{**section.header["references"][0], "tenant": "t"}]}, section.arrays),
+        Section({"references": [{**section.header["references"][0], "tenants": [1]}]}, section.arrays),
         Section(section.header, {}),
         Section(section.header, {**section.arrays, "0.offsets": section.arrays["0.offsets"][:-1]}),
         Section(section.header, {**section.arrays, "0.offsets": section.arrays["0.offsets"] + 10_000}),
