@@ -80,7 +80,7 @@ class Params(base.Params, frozen=True):
 
 
 class DriftRequests(Detector):
-    """A conformal e-CUSUM per stream and a permutation test of whole vectors, against a reference that stays."""
+    """A conformal e-detector per stream and a permutation test of whole vectors, against a reference that stays."""
 
     name = "drift_requests"
     version = 3
