@@ -1,14 +1,15 @@
 """How `drift_requests` does on labelled streams, on a real trace, and where nothing ever changes.
 
-Usage: python -m bench.drift_lanes [--data DIR] [--trace CSV] [--cost]
+Usage: python -m bench.drift_lanes [--data DIR] [--trace FILE]... [--cost]
                                   [--null-days DAYS] [--budget B] [--seed N] [--verbose] [--json]
 
 DIR holds `NAME.jsonl.gz` streams with a `NAME.truth.json` beside each: `reference_until`, and `change_ts` or null.
 Each is judged with a reference fitted on what lies before `reference_until`, and by learning from its own beginning.
-CSV is a trace of arrivals and token counts (TIMESTAMP, ContextTokens, GeneratedTokens). The null is independent rows
-of one model, 100 a minute, with tokens, latency, status, ten classes, confidence and 32-d vectors: a new reference
-every five days. Delays are minutes from the change to the first finding, -1 where it was missed; false alarms are
-findings that began where nothing had changed.
+FILE is a trace of arrivals and token counts, Azure's (CSV: TIMESTAMP, ContextTokens, GeneratedTokens) or Mooncake's
+(JSON lines: timestamp in ms, input_length, output_length): nobody knows of a change in either. The null is
+independent rows of one model, 100 a minute, with tokens, latency, status, ten classes, confidence and 32-d vectors:
+a new reference every five days. Delays are minutes from the change to the first finding, -1 where it was missed;
+false alarms are findings that began where nothing had changed.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from mlsecd.findings.ledger import Ledger
 from mlsecd.jsonlines import Decoder
 from mlsecd.kernels import select
 from mlsecd.meters import Meters
-from mlsecd.records import Finding, Ragged, RequestBatch, Status, Text
+from mlsecd.records import Finding, Ragged, RequestBatch, Severity, Status, Text
 
 RATE = 100.0 / 60.0
 DAYS_A_REFERENCE = 5
@@ -94,29 +95,45 @@ def on_stream(path: Path, verbose: bool) -> Iterator[Row]:
             yield Row(f"{name}, {way}: delay", (min(late) - change) / 60.0 if late else -1.0, "minutes")
 
 
-def on_trace(path: Path, verbose: bool) -> Iterator[Row]:
-    """A real trace: references of several lengths from its beginning."""
-    with path.open(newline="") as file:
-        table = list(csv.DictReader(file))
-    stamps = [datetime.fromisoformat(row["TIMESTAMP"][:26]).replace(tzinfo=UTC).timestamp() for row in table]
+def read_trace(path: Path) -> RequestBatch:
+    """Arrivals, input and output tokens, in order of time."""
+    if path.suffix == ".csv":
+        with path.open(newline="") as file:
+            table = list(csv.DictReader(file))
+        stamps = [datetime.fromisoformat(row["TIMESTAMP"][:26]).replace(tzinfo=UTC).timestamp() for row in table]
+        names = ("ContextTokens", "GeneratedTokens")
+    else:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        stamps = [row["timestamp"] / 1_000.0 for row in lines]
+        table, names = lines, ("input_length", "output_length")
     batch = RequestBatch(
         {
             "ts": np.array(stamps),
             "model": Text(np.zeros(len(table), np.int32), ("trace",)),
-            "input_tokens": np.array([float(row["ContextTokens"]) for row in table]),
-            "output_tokens": np.array([float(row["GeneratedTokens"]) for row in table]),
+            "input_tokens": np.array([float(row[names[0]]) for row in table]),
+            "output_tokens": np.array([float(row[names[1]]) for row in table]),
         }
     )
-    for minutes in (60, 40, 30, 20, 15):
-        detector = DriftRequests(Params(reference_seconds=60.0 * minutes), KERNELS)
+    return batch.take(np.argsort(batch.completion, kind="stable"))
+
+
+def on_trace(path: Path, verbose: bool) -> Iterator[Row]:
+    """A real trace: references of several lengths from its beginning."""
+    batch = read_trace(path)
+    first, last = batch.completion[[0, -1]]
+    yield Row(f"{path.stem}: rows", len(batch), "rows")
+    yield Row(f"{path.stem}: length", (last - first) / 60.0, "minutes")
+    for minutes in (one for one in (40, 30, 20, 15, 10, 5) if 60.0 * one < last - first):
+        params = Params(reference_seconds=60.0 * minutes, arm_seconds=min(600.0, 60.0 * minutes))
+        detector = DriftRequests(params, KERNELS)
         lines = found(detector, pieces(batch))
         for line in lines if verbose else ():
-            print(
-                f"  {(line.ts - stamps[0]) / 60:8.1f} min {line.severity} {line.reason} {line.evidence['uncertified']}"
-            )
+            print(f"  {(line.ts - first) / 60:8.1f} min {line.severity} {line.reason} {line.evidence['uncertified']}")
         standing = detector.standing()
         yield Row(f"{path.stem}, reference of {minutes} min: streams", standing.gauges["streams"], "streams")
-        yield Row(f"{path.stem}, reference of {minutes} min: false alarms", len(lines), "findings")
+        alarms = [line for line in lines if line.severity is not Severity.INFO]
+        yield Row(f"{path.stem}, reference of {minutes} min: findings", len(lines), "findings")
+        yield Row(f"{path.stem}, reference of {minutes} min: tickets and warnings", len(alarms), "findings")
 
 
 def ordinary(rng: np.random.Generator, mixing: np.ndarray, start: float, rows: int) -> RequestBatch:
@@ -183,7 +200,7 @@ def on_cost() -> Iterator[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--trace", type=Path)
+    parser.add_argument("--trace", type=Path, action="append", default=[])
     parser.add_argument("--cost", action="store_true")
     parser.add_argument("--null-days", type=int, default=0)
     parser.add_argument("--budget", type=float, default=0.25, help="false alarms a week, shared by 4 models")
@@ -193,8 +210,8 @@ def main() -> None:
     args = parser.parse_args()
     for path in sorted(args.data.glob("*.jsonl.gz")) if args.data else ():
         report(on_stream(path, args.verbose), as_json=args.json)
-    if args.trace:
-        report(on_trace(args.trace, args.verbose), as_json=args.json)
+    for path in args.trace:
+        report(on_trace(path, args.verbose), as_json=args.json)
     if args.cost:
         report(on_cost(), as_json=args.json)
     if args.null_days:

@@ -94,7 +94,7 @@ def _own_stream(kernels: Any, arrays: Any) -> dict[str, float]:
     from mlsecd.kernels import drift_layout as at  # noqa: PLC0415
 
     times = np.arange(len(arrays["long"])) * 0.6
-    reference = freeze_columns(times, arrays["long"].astype(np.float32)[:, None], ("stream",), kernels)
+    reference = freeze_columns(times, arrays["long"].astype(np.float32)[:, None], ("stream",), 1.0, kernels)
     values = arrays["stream"].astype(np.float64)[:, None]
     stamps = times[-1] + np.arange(len(values)) * 0.6
     state = np.zeros((1, at.STREAM)), np.zeros((1, reference.bets.shape[2], at.RUN)), np.zeros(at.CLOCK)

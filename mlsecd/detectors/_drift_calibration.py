@@ -11,7 +11,7 @@ import numpy as np
 
 from mlsecd.records import F8
 
-__all__ = ["BETS", "Bets", "Wander", "calibrate", "make_bets"]
+__all__ = ["BETS", "RATE_HEADROOM", "RATE_MIN", "Bets", "Wander", "calibrate", "make_bets", "threshold"]
 
 BETS: Final = 6  # by stream: three sizes up, three down
 
@@ -23,11 +23,17 @@ _UPPER_ERRORS: Final = 2.0
 _STRETCHES_MIN: Final = 16
 _HIDDEN_ERRORS: Final = 1.0
 
-# A mean that is this many standard errors off is conceded to the null hypothesis, where the bound on
-# false alarms is exact; up to four of them every bet still loses on average, so that the rate stays
-# below the bound for the unlucky among many streams too.
-_CONCEDED: Final = 1.5
-_LOSING: Final = 4.0
+_WEEK: Final = 604_800.0
+RATE_MIN: Final = 1.0 / 60.0  # rows a second; a model that was hardly used when it was learned
+RATE_HEADROOM: Final = 2.0  # the promise holds up to this many times the reference's rate
+
+# A mean that is so many standard errors off is conceded to the null hypothesis, where the bound on false
+# alarms is exact. Beyond, by z standard errors in all, the smallest bet b alarms c^(2 (z - conceded) / margin)
+# times too often, with the margin in standard errors that b must see beyond what is conceded to win twice over;
+# so that the mean over references is the bound's all the same, what is conceded grows with log c (decision 0023).
+_CONCEDED_MIN: Final = 1.5
+_MARGIN: Final = 8.0
+_LOG_LEVEL: Final = 5.0  # of S at rest, where it has no change behind it: that much of log c is there already
 
 _REACH: Final = 0.5  # of the farthest that a mean rank can go; where more is conceded, a side has no bets
 _STAKE: Final = 0.5  # of its capital that the largest bet loses at worst
@@ -114,7 +120,15 @@ class Bets(NamedTuple):
     least: float
 
 
-def make_bets(wander: Wander, low: float, high: float, tolerance: float) -> Bets | None:
+def threshold(streams: int, rate: float, alarms_per_week: float) -> float:
+    """The threshold of each of K streams that share a budget B: c = K U / B, where each has U values a week.
+
+    They alarm at most K U / c times a week in the mean. ``rate`` is the reference's, rows a second.
+    """
+    return max(streams * RATE_HEADROOM * max(rate, RATE_MIN) * _WEEK / alarms_per_week, 2.0)
+
+
+def make_bets(wander: Wander, low: float, high: float, tolerance: float, c: float) -> Bets | None:
     """The bets of one stream.
 
     A bet b on the mean rank's sign pays f(x) = (1 + b x) / ((1 + |b| delta) (1 + b^2 v (inertia - 1) / 2)).
@@ -129,6 +143,8 @@ def make_bets(wander: Wander, low: float, high: float, tolerance: float) -> Bets
         The ends of its ranks: -1/2 and 1/2, or the ranks of 0 and 1 of a two-valued stream.
     tolerance
         A shift of the mean rank that is of no interest, in standard deviations of a rank.
+    c
+        The threshold that the bets are made for.
 
     Returns
     -------
@@ -136,14 +152,16 @@ def make_bets(wander: Wander, low: float, high: float, tolerance: float) -> Bets
         ``None`` where the reference varies so much that no shift would show.
     """
     power = wander.variance * wander.inertia
+    ordinary = max(_CONCEDED_MIN, (math.log(c) - _LOG_LEVEL) / _MARGIN)
+    losing = ordinary + _MARGIN / 2.0  # standard errors up to which every bet loses on average
     sides = []
     for sign, lose, win in ((1.0, -low, high), (-1.0, high, -low)):
         largest = min(_STAKE / max(lose, 1e-9), _PAY_MAX / max(win, 1e-9))
         # where the largest bet would win on what is ordinary, more is conceded instead
-        conceded = max(_CONCEDED, _LOSING - largest * power / (2.0 * wander.error))
+        conceded = max(ordinary, losing - largest * power / (2.0 * wander.error))
         delta = max(conceded * wander.error, tolerance * math.sqrt(wander.variance))
         if delta < _REACH * win:
-            smallest = 2.0 * (_LOSING - conceded) * wander.error / power
+            smallest = 2.0 * (losing - conceded) * wander.error / power
             sides.append((sign, delta, smallest, largest))
     if not sides:
         return None

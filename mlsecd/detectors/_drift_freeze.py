@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mlsecd.detectors._drift_calibration import BETS, calibrate, make_bets
+from mlsecd.detectors._drift_calibration import BETS, calibrate, make_bets, threshold
 from mlsecd.detectors._drift_effect import effect_of_rank, effect_of_shares
 from mlsecd.detectors._drift_reference import PREFIXES, Reference, indicators
 from mlsecd.detectors._drift_sample import NO_CLASS, Sample
@@ -21,7 +21,7 @@ from mlsecd.records import F8
 __all__ = ["Settings", "freeze", "freeze_columns"]
 
 _COVERAGE_MIN: Final = 0.5  # of the rows must have a value, or it is no stream
-_TOLERANCE: Final = 0.03  # of plain columns, see drift_requests
+_TOLERANCE: Final = 0.01  # of plain columns, see drift_requests
 _TEXTS_MAX: Final = (256, 8, 6)  # values with a stream of their own at most, by text column
 
 
@@ -33,6 +33,7 @@ class Settings(NamedTuple):
     classes: int
     axes: int
     tolerance: float
+    alarms_per_week: float  # that its streams share
 
 
 class _Candidate(NamedTuple):
@@ -74,15 +75,17 @@ def freeze(sample: Sample, settings: Settings, kernels: Kernels) -> Reference:
     ]
     times = sample.times[: sample.count]
     longest = sample.block if sample.stride > 1 else sys.maxsize
-    made = (_stream(one, times, longest, settings, kernels) for one in candidates)
+    c = threshold(len(candidates), _rate(times, sample.seen), settings.alarms_per_week)
+    made = (_stream(one, times, longest, settings, c, kernels) for one in candidates)
     streams = [stream for stream in made if stream is not None]
     return _join(streams, times, sample.seen, classes, learned.projection)
 
 
-def freeze_columns(
+def freeze_columns(  # noqa: PLR0913, PLR0917 - a table, and what its streams are
     times: F8,
     values: NDArray[np.float32],
     names: tuple[str, ...],
+    alarms_per_week: float,
     kernels: Kernels,
     two_valued: frozenset[str] = frozenset(),
 ) -> Reference:
@@ -90,13 +93,20 @@ def freeze_columns(
 
     Those named as ``two_valued`` hold zeros and ones.
     """
-    settings = Settings(len(times), len(times) // 2, 0, 0, _TOLERANCE)
+    settings = Settings(len(times), len(times) // 2, 0, 0, _TOLERANCE, alarms_per_week)
+    c = threshold(len(names), _rate(times, len(times)), alarms_per_week)
     made = (
-        _stream(_Candidate(name, at, values[:, at], name in two_valued), times, sys.maxsize, settings, kernels)
+        _stream(_Candidate(name, at, values[:, at], name in two_valued), times, sys.maxsize, settings, c, kernels)
         for at, name in enumerate(names)
     )
     streams = [stream for stream in made if stream is not None]
     return _join(streams, times, len(times), tuple(() for _ in PREFIXES), nothing())
+
+
+def _rate(times: F8, seen: int) -> float:
+    """Rows a second."""
+    seconds = float(times[-1] - times[0]) if len(times) else 0.0
+    return (seen - 1) / seconds if seconds > 0.0 else 0.0
 
 
 def _join(
@@ -107,7 +117,6 @@ def _join(
     projection: Projection,
 ) -> Reference:
     sizes = [len(stream.values_sorted) for stream in streams]
-    seconds = float(times[-1] - times[0]) if len(times) else 0.0
     return Reference(
         names=tuple(stream.name for stream in streams),
         chosen=np.array([stream.column for stream in streams], np.int64),
@@ -126,7 +135,7 @@ def _join(
         crowd=0.0,
         start=float(times[0]) if len(times) else 0.0,
         end=float(times[-1]) if len(times) else 0.0,
-        rate=(seen - 1) / seconds if seconds > 0.0 else 0.0,
+        rate=_rate(times, seen),
     )
 
 
@@ -161,8 +170,10 @@ def _row_candidates(sample: Sample, classes: tuple[tuple[str, ...], ...]) -> lis
     return found
 
 
-def _stream(one: _Candidate, times: F8, longest: int, settings: Settings, kernels: Kernels) -> _Stream | None:
-    """The stream of a column, where it can be one."""
+def _stream(  # noqa: PLR0913, PLR0917
+    one: _Candidate, times: F8, longest: int, settings: Settings, c: float, kernels: Kernels
+) -> _Stream | None:
+    """The stream of a column, where it can be one; ``c`` is the threshold that it will have."""
     some = np.isfinite(one.values)
     among = some if one.scored is None else some & one.scored
     rows = int(among.sum())
@@ -184,7 +195,8 @@ def _stream(one: _Candidate, times: F8, longest: int, settings: Settings, kernel
     variance = variance or float(np.mean(ranks**2)) + 1.0 / (4.0 * (rows + 2))
     wander = calibrate(ranks, variance, squared_error, longest)
     low, high = two if one.two_valued else (-0.5, 0.5)
-    bets = make_bets(wander, low - float(season.table.max()), high - float(season.table.min()), settings.tolerance)
+    ends = low - float(season.table.max()), high - float(season.table.min())
+    bets = make_bets(wander, *ends, settings.tolerance, c)
     if bets is None:
         return None
     least = effect_of_rank(bets.least)

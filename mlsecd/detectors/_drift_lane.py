@@ -35,7 +35,7 @@ class Recipe(NamedTuple):
     ) -> Recipe:
         """A recipe whose lanes have so many alarms a week each."""
         plan = Plan(
-            settings=Settings(arm_rows, arm_rows, 0, 0, 0.0),
+            settings=Settings(arm_rows, arm_rows, 0, 0, 0.0, alarms_per_week),
             stages=(),
             whole=0,
             refresh_seconds=0.0,
@@ -98,7 +98,11 @@ class Lane:
             values = self.curves.values(rows).astype(np.float32)
             names = tuple(stream.name for stream in self.recipe.streams)
             two_valued = frozenset(stream.name for stream in self.recipe.streams if stream.two_valued)
-            self.watch.arm(freeze_columns(np.array(self.times), values, names, kernels, two_valued))
+            self.watch.arm(
+                freeze_columns(
+                    np.array(self.times), values, names, self.recipe.plan.alarms_per_week, kernels, two_valued
+                )
+            )
         self.stage += 1
         if self.stage == len(_STAGES):
             self.times, self.rows = array("d"), array("f")

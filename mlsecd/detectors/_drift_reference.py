@@ -70,6 +70,8 @@ class Reference:
         float64[3], bandwidths; and the squared distance of means that its own stretches wander.
     crowd
         The largest share that one client had of 256 rows; 0 where none was seen.
+    tenants, tenant_names
+        Clients, as :class:`Columns` tells them apart, whose rows are no part of it and are not scored against it.
     start, end
         Event time of the first and last row, seconds.
     rate
@@ -103,6 +105,8 @@ class Reference:
     start: float
     end: float
     rate: float
+    tenants: tuple[int, ...] = ()
+    tenant_names: tuple[str, ...] = ()
 
     @property
     def seasonal(self) -> bool:
@@ -177,6 +181,7 @@ class Reference:
             self.gammas,
             self.concession,
         )
+        fine = fine and len(self.tenants) == len(self.tenant_names)
         if not fine or not all(np.isfinite(one).all() for one in finite):
             raise ValueError("a drift reference is damaged: its arrays do not fit each other")
 
@@ -193,3 +198,5 @@ class _Plain(msgspec.Struct):
     start: float
     end: float
     rate: float
+    tenants: tuple[int, ...] = ()
+    tenant_names: tuple[str, ...] = ()

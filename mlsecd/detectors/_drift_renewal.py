@@ -17,6 +17,7 @@ __all__ = ["STRAY_MIN", "Strayed", "strayed"]
 
 STRAY_MIN: Final = 0.1  # below it nobody is asked anything, however certain it is
 _ROWS_MIN: Final = 100
+_LEAST: Final = 0.75  # of the least effect that bets win on: one look at a whole sample has less to make up for
 
 
 class Strayed(NamedTuple):
@@ -47,7 +48,7 @@ def strayed(pinned: Reference, sample: Sample, kernels: Kernels) -> list[Strayed
         rank, before = float(ranks[some, stream].mean()), float(pinned.means[stream])
         shares = pinned.offsets[stream] == pinned.offsets[stream + 1]
         effect = effect_of_shares(before, before + 2.0 * rank) if shares else effect_of_rank(rank)
-        if abs(effect) > max(STRAY_MIN, float(pinned.least[stream])):
+        if abs(effect) > max(STRAY_MIN, _LEAST * float(abs(pinned.least[stream]))):
             found.append(Strayed(name, before, float(values[some, stream].mean()), effect, int(some.sum())))
     return sorted(found, key=lambda one: (-abs(one.effect), one.name))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Container
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -38,11 +39,12 @@ class Sample:
     ----------
     limit, block
         Rows held at most, an even number of blocks, and rows in a block, a power of two.
-        Memory: 72 bytes a row and 4 a coordinate, at most 64 of them.
+        Memory: 80 bytes a row and 4 a coordinate, at most 64 of them.
     stride, seen
         Every ``stride``-th block is kept; rows that counted so far.
-    times, scalars, classes, vectors
-        float64[limit], float32[limit, 13], int32[limit, 3], float32[limit, d]; ``count`` rows are filled.
+    times, clients, scalars, classes, vectors
+        float64[limit], uint64[limit], float32[limit, 13], int32[limit, 3], float32[limit, d]; ``count`` rows are
+        filled.
     width, votes
         Length of most rows' vectors so far (Boyer & Moore's majority), and its lead.
     tables
@@ -58,6 +60,7 @@ class Sample:
     votes: int = 0
     tables: tuple[dict[str, int], ...] = field(default_factory=lambda: tuple({} for _ in CATEGORIES))
     times: F8 = field(default_factory=lambda: np.zeros(0))
+    clients: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
     scalars: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, len(SCALARS)), np.float32))
     classes: I4 = field(default_factory=lambda: np.zeros((0, len(CATEGORIES)), np.int32))
     vectors: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
@@ -102,6 +105,15 @@ class Sample:
                 self._thin()
         return None
 
+    def without(self, clients: Container[int]) -> Sample:
+        """The same less the rows of some clients; only to make a reference of."""
+        kept = np.array([client not in clients for client in self.clients[: self.count].tolist()], bool)
+        if kept.all():
+            return self
+        names = ("times", "clients", "scalars", "classes", "vectors")
+        rows = {name: getattr(self, name)[: self.count][kept] for name in names}
+        return replace(self, count=int(kept.sum()), **rows)
+
     def complete(self, rows: int, seconds: float) -> bool:
         """Whether it holds so many rows over so much event time."""
         return self.count >= rows and float(self.times[self.count - 1] - self.times[0]) >= seconds
@@ -120,6 +132,7 @@ class Sample:
         self._grow(self.count + len(rows))
         here = slice(self.count, self.count + len(rows))
         self.times[here] = columns.times[rows]
+        self.clients[here] = columns.clients[rows]
         self.scalars[here] = columns.scalars[rows]
         for at, category in enumerate(columns.categories):
             self.classes[here, at] = self._encode(category.take(rows), self.tables[at])
@@ -157,6 +170,7 @@ class Sample:
             return
         size = min(self.limit, max(256, rows, 2 * len(self.times)))
         self.times = _longer(self.times, size, 0.0)
+        self.clients = _longer(self.clients, size, 0)
         self.scalars = _longer(self.scalars, size, np.nan)
         self.classes = _longer(self.classes, size, NO_CLASS)
         self.vectors = _longer(self.vectors, size, np.nan)
@@ -164,7 +178,7 @@ class Sample:
     def _thin(self) -> None:
         """Drop every second block."""
         half = self.count // 2
-        for array in (self.times, self.scalars, self.classes, self.vectors):
+        for array in (self.times, self.clients, self.scalars, self.classes, self.vectors):
             blocks = array[: self.count].reshape(half // self.block, 2, self.block, *array.shape[1:])
             array[:half] = blocks[:, 0].reshape(half, *array.shape[1:]).copy()
         self.vectors[half:] = np.nan
@@ -178,6 +192,7 @@ class Sample:
             **{name: getattr(self, name) for name in ("limit", "block", "stride", "seen", "count", "width", "votes")},
             "tables": [list(table) for table in self.tables],
             "times": self.times[filled],
+            "clients": self.clients[filled],
             "scalars": self.scalars[filled],
             "classes": self.classes[filled],
             "vectors": self.vectors[filled],
@@ -194,7 +209,7 @@ class Sample:
         """
         tables = tuple({name: code for code, name in enumerate(table)} for table in state["tables"])
         made = Sample(**{**state, "tables": tables})
-        lengths = {len(array) for array in (made.times, made.scalars, made.classes, made.vectors)}
+        lengths = {len(array) for array in (made.times, made.clients, made.scalars, made.classes, made.vectors)}
         widths = (len(tables), made.scalars.shape[1], made.classes.shape[1], made.vectors.shape[1])
         need = (len(CATEGORIES), len(SCALARS), len(CATEGORIES), min(made.width, SKETCH_WIDTH))
         if lengths != {made.count} or widths != need or made.limit % (2 * made.block):

@@ -7,7 +7,9 @@ from typing import Final
 
 import numpy as np
 
+from mlsecd.detectors._drift_picture import psi
 from mlsecd.detectors._drift_season import DAY, WEEK
+from mlsecd.detectors._drift_tenants import House
 from mlsecd.detectors._drift_watch import Watch
 from mlsecd.detectors.base import DetectorState, Standing
 from mlsecd.kernels import drift_layout as at
@@ -18,13 +20,17 @@ _ROWS_MIN: Final = 200  # scored rows before a stream can be said to have fallen
 _SILENT: Final = 0.25  # share of rows with a value; every stream had twice this in its reference
 
 
-def standing_of(watches: list[Watch], refused: int, age_max: float) -> Standing:
+def standing_of(houses: list[House], refused: int, age_max: float) -> Standing:
     """The standing of a detector that watches these models and had no room for ``refused`` others.
 
     References older than ``age_max`` seconds of event time are stale.
     """
+    watches = [house.shared for house in houses]
     armed = [watch for watch in watches if watch.reference is not None and watch.reference.names]
-    gauges = _gauges(watches, armed) | {"refused": float(refused)}
+    tenants = [tenant.watch for house in houses for tenant in house.tenants]
+    gauges = _gauges(watches, armed) | {"refused": float(refused), "tenants": float(len(tenants))}
+    shifted_tenants = sum(watch.shifted for watch in tenants)
+    gauges["psi"] = max((psi(watch.bins, watch.expected) for watch in (*armed, *tenants)), default=0.0)
     learning = [watch.sample for watch in watches if watch.sample is not None]
     unheard = bool(armed) and not any(watch.scored for watch in armed) and any(sample.count for sample in learning)
     stale = gauges.get("reference_age_seconds", 0.0) > age_max
@@ -41,6 +47,7 @@ def standing_of(watches: list[Watch], refused: int, age_max: float) -> Standing:
         else "",
         "the baseline's models are not called, others are: was it fitted on another model?" if unheard else "",
         f"{gauges['shifted_models']:.0f} models have left their reference" if gauges["shifted_models"] else "",
+        f"{shifted_tenants} tenants have left their own reference" if shifted_tenants else "",
         "more models call than are watched" if refused else "",
         f"the oldest reference ended {gauges['reference_age_seconds'] / DAY:.0f} days ago: fit it again"
         if stale
@@ -49,7 +56,8 @@ def standing_of(watches: list[Watch], refused: int, age_max: float) -> Standing:
         if any(_short(watch) for watch in armed)
         else "",
     ]
-    state = _state(gauges, mismatch=unheard, stale=stale)
+    shifted = bool(gauges["shifted_models"] or shifted_tenants)
+    state = _state(gauges, mismatch=unheard, stale=stale, shifted=shifted)
     return Standing(state, "; ".join(why for why in whys if why), gauges)
 
 
@@ -81,14 +89,14 @@ def _short(watch: Watch) -> bool:
     return watch.reference is not None and watch.reference.end - watch.reference.start < 1.95 * WEEK
 
 
-def _state(gauges: dict[str, float], *, mismatch: bool, stale: bool) -> DetectorState:
+def _state(gauges: dict[str, float], *, mismatch: bool, stale: bool, shifted: bool) -> DetectorState:
     if not gauges["armed_models"]:
         return DetectorState.LEARNING
     if gauges["silent_streams"] or mismatch:
         return DetectorState.MISMATCH
     if stale:
         return DetectorState.STALE
-    if gauges["shifted_models"]:
+    if shifted:
         return DetectorState.SHIFTED
     return DetectorState.SATURATED if gauges["refused"] else DetectorState.ARMED
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mlsecd.kernels import Kernels
 from mlsecd.records import F8, I8, Ragged, RequestBatch, Text
 
-__all__ = ["CATEGORIES", "SCALARS", "SKETCH_WIDTH", "TWO_VALUED", "Admission", "Columns"]
+__all__ = ["CATEGORIES", "SCALARS", "SKETCH_WIDTH", "TWO_VALUED", "WINDOW_ROWS", "Admission", "Columns"]
 
 _MEASURED: Final = ("input_tokens", "output_tokens", "duration_s", "confidence")
 # Zeros and ones: errors, and whether a row carries a field at all. A field that appears or vanishes is drift.
@@ -34,7 +34,7 @@ _WIDTH_MAX: Final = 1024
 _NUMBER_MAX: Final = 1e30
 
 _SLOTS: Final = 1024  # clients that one model tells apart at a time, 32 bytes each
-_WINDOW_ROWS: Final = 200.0
+WINDOW_ROWS: Final = 200  # that count; within them a client has a share
 _WINDOW_SECONDS: Final = 60.0
 
 
@@ -60,14 +60,26 @@ class Columns:
         uint64[n]; 0 where unknown. A row without a client is told by its network address.
     """
 
-    __slots__ = ("_features", "_inputs", "_own", "_widths", "bodies", "categories", "clients", "scalars", "times")
+    __slots__ = (
+        "_features",
+        "_inputs",
+        "_own",
+        "_senders",
+        "_widths",
+        "bodies",
+        "categories",
+        "clients",
+        "scalars",
+        "times",
+    )
 
     def __init__(self, batch: RequestBatch) -> None:
         self.times = batch.completion
         self.categories = tuple(batch.text(name) for name in CATEGORIES)
-        clients = _hashes(batch.text("client"), 1)
+        self._senders = batch.text("client"), batch.text("network")
+        clients = _hashes(self._senders[0], 1)
         known = clients != 0
-        self.clients = clients if known.all() else np.where(known, clients, _hashes(batch.text("network"), 2))
+        self.clients = clients if known.all() else np.where(known, clients, _hashes(self._senders[1], 2))
         self.bodies = _hashes(batch.text("body_hash"), 3)
         self._features = batch.ragged("features")
         self._inputs = batch.ragged("input_features")
@@ -83,6 +95,11 @@ class Columns:
         there = [np.isfinite(one) for one in (*numbers, status, scores)]
         there += [self.categories[0].codes >= 0, self._widths > 0]
         return np.column_stack((*numbers, scores, _at_least(status, 400.0), _at_least(status, 500.0), *there))
+
+    def client_name(self, row: int) -> str:
+        """Who sent a row, as :attr:`clients` tells them apart; empty where unknown."""
+        told = [text.values[text.codes[row]] for text in self._senders if text.codes[row] >= 0]
+        return told[0] if told else ""
 
     def widths(self, rows: I8) -> I8:
         """The length of each row's vector, int64; 0 where it has none of a length that is allowed."""
@@ -137,7 +154,7 @@ class Admission:
 
     def admit(self, columns: Columns, rows: I8, client_rows: int, kernels: Kernels) -> I8:
         """Those of ``rows`` that count."""
-        limits = np.array([_WINDOW_ROWS, _WINDOW_SECONDS, client_rows])
+        limits = np.array([WINDOW_ROWS, _WINDOW_SECONDS, client_rows], np.float64)
         keep = kernels.drift_admit(
             columns.clients[rows], columns.bodies[rows], columns.times[rows], self.table, self.window, limits
         )

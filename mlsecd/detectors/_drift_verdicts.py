@@ -84,6 +84,11 @@ class Verdict(NamedTuple):
     reason: str
     evidence: dict[str, Any]
 
+    def of_tenant(self, name: str) -> Verdict:
+        """The same, said of a customer who is held against a reference of its own."""
+        reason = f"of the tenant {_plain(name)}, against its own reference: {self.reason}"
+        return self._replace(reason=reason, evidence={**self.evidence, "tenant": name})
+
 
 def judge(watch: Watch, reference: Reference, ts: float) -> Verdict:
     """The verdict on a model of which at least one stream is latched, at the time of a row."""
@@ -173,7 +178,7 @@ def _moved(watch: Watch, reference: Reference) -> list[Moved]:
 
 def _stream(watch: Watch, reference: Reference, stream: int) -> Moved:
     own = watch.state[stream]
-    run = watch.runs[stream, int(np.argmax(watch.runs[stream, :, at.S]))]  # the bet that won most
+    run = watch.runs[stream, int(np.argmax(watch.runs[stream, :, at.W]))]  # the bet that won most
     rows = max(own[at.COUNT] - run[at.COUNT_0], 1.0)
     rank = float((own[at.SUM_X] - run[at.SUM_X_0]) / rows)
     before, after = float(reference.means[stream]), float((own[at.SUM_VALUE] - run[at.SUM_VALUE_0]) / rows)
@@ -190,7 +195,7 @@ def _stream(watch: Watch, reference: Reference, stream: int) -> Moved:
         steady=bool(reference.steady[stream]),
         reference_rows=int(reference.rows[stream]),
         least=float(abs(reference.least[stream])),
-        picture=None if share else picture(reference, stream, watch.bins[stream]),
+        picture=None if share else picture(reference, stream, watch.bins[stream], watch.expected[stream]),
     )
 
 

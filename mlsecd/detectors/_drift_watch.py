@@ -9,9 +9,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from mlsecd.detectors._drift_calibration import BETS
+from mlsecd.detectors._drift_calibration import BETS, RATE_HEADROOM, RATE_MIN, threshold
 from mlsecd.detectors._drift_crowd import Crowd
 from mlsecd.detectors._drift_freeze import freeze
+from mlsecd.detectors._drift_picture import expected_bins
 from mlsecd.detectors._drift_plan import Plan, digest_of
 from mlsecd.detectors._drift_reference import Reference
 from mlsecd.detectors._drift_renewal import Strayed, strayed
@@ -27,8 +28,6 @@ from mlsecd.records import F8, I8
 __all__ = ["Watch"]
 
 _WEEK: Final = 604_800.0
-_RATE_MIN: Final = 1.0 / 60.0  # rows a second; a model that was hardly used when it was learned
-RATE_HEADROOM: Final = 2.0  # the promise holds up to this many times the reference's rate
 
 
 def _length(left: I8 | None) -> int:
@@ -43,7 +42,7 @@ class Watch:
     whole sample's takes its place. Where references are renewed, the first whole one (or the baseline's)
     stays pinned: a new sample that has strayed from it, or that came while a drift was on, is not taken.
 
-    Memory: 32 KiB for clients; while it learns 72 bytes a sampled row and 4 a coordinate (2 MiB at
+    Memory: 32 KiB for clients; while it learns 80 bytes a sampled row and 4 a coordinate (2 MiB at
     6,000 rows and 64 coordinates); then 4 bytes a row and stream (0.5 MiB at 6,000 rows), 1 KiB a
     stream, and 100 KiB for whole vectors.
     """
@@ -60,10 +59,12 @@ class Watch:
     runs: F8 = field(default_factory=lambda: np.zeros((0, BETS, at.RUN)))
     clock: F8 = field(default_factory=lambda: np.zeros(at.CLOCK))
     bins: F8 = field(default_factory=lambda: np.zeros((0, 2, at.BINS)))
+    expected: F8 = field(default_factory=lambda: np.zeros((0, at.BINS)))  # shares of the reference in them
     windows: Windows | None = None
     pinned: Reference | None = None
     strayed: list[Strayed] = field(default_factory=list)  # at the row that is being spoken of
     latest: float = -math.inf  # event time of the last row that counted
+    without: dict[int, str] = field(default_factory=dict)  # tenants, left out when a reference is made
 
     @staticmethod
     def learning(plan: Plan) -> Watch:
@@ -90,26 +91,25 @@ class Watch:
         return self.sample is not None and self.reference is not None and self.stage < self.plan.whole
 
     def arm(self, reference: Reference) -> None:
-        """Begin to score against a reference.
-
-        K streams of U rows a week alarm at most K U / c times a week in the mean: c = K U / B for a budget of B.
-        """
+        """Begin to score against a reference."""
         streams = len(reference.names)
-        updates = RATE_HEADROOM * max(reference.rate, _RATE_MIN) * _WEEK
+        updates = RATE_HEADROOM * max(reference.rate, RATE_MIN) * _WEEK
         self.reference = reference
+        alarms = self.plan.alarms_per_week / (1 + len(reference.tenants))
         self.windows = Windows.against(
             reference,
             digest_of(reference),
             updates / (WINDOW * stride_of(reference)),
-            SHARE * self.plan.alarms_per_week,
+            SHARE * alarms,
         )
-        budget = self.plan.alarms_per_week * (1.0 - SHARE if self.windows else 1.0)
-        self.thresholds = np.full(streams, max(streams * updates / budget, 2.0))
+        budget = alarms * (1.0 - SHARE if self.windows else 1.0)
+        self.thresholds = np.full(streams, threshold(streams, reference.rate, budget))
         self.state = np.zeros((streams, at.STREAM))
         self.runs = np.zeros((streams, BETS, at.RUN))
         self.clock = np.zeros(at.CLOCK)
         self.scored = 0
         self.bins = np.zeros((streams, 2, at.BINS))
+        self.expected = expected_bins(reference)
 
     def observe(self, columns: Columns, rows: I8, kernels: Kernels) -> Iterator[int]:
         """Fold rows; yield each row that is to be spoken of, with the state as it is at that row."""
@@ -135,7 +135,7 @@ class Watch:
 
     def _promote(self, sample: Sample, kernels: Kernels) -> None:
         """The sample is complete for the next stages."""
-        self.arm(self._freeze(sample, kernels))
+        self.arm(self.freeze(sample, kernels))
         while self.stage < len(self.plan.stages) and sample.complete(*self.plan.stages[self.stage]):
             self.stage += 1
         if self.stage == len(self.plan.stages):
@@ -143,17 +143,26 @@ class Watch:
 
     def _renew(self, sample: Sample, kernels: Kernels) -> list[Strayed]:
         """Take a new sample's reference, unless it strayed from the pinned one; how it did."""
-        found = strayed(self.pinned, sample, kernels) if self.pinned is not None else []
+        pinned = self.pinned
+        found = strayed(pinned, sample.without(pinned.tenants), kernels) if pinned is not None else []
         if not found and not self.shifted:
-            self.arm(self._freeze(sample, kernels))
+            self.arm(self.freeze(sample, kernels))
         self.sample = Sample.of(self.plan.settings.rows)
         return found
 
-    def _freeze(self, sample: Sample, kernels: Kernels) -> Reference:
-        return replace(freeze(sample, self.plan.settings, kernels), crowd=self.crowd.most)
+    def freeze(self, sample: Sample, kernels: Kernels) -> Reference:
+        """The reference of a sample less its tenants."""
+        return replace(
+            freeze(sample.without(self.without), self.plan.settings, kernels),
+            crowd=self.crowd.most,
+            tenants=tuple(self.without),
+            tenant_names=tuple(self.without.values()),
+        )
 
     def _score(self, columns: Columns, rows: I8, kernels: Kernels) -> Iterator[int]:
         """Score rows, and count their clients up to each that is spoken of."""
+        if self.reference is not None and self.reference.tenants:
+            rows = rows[~np.isin(columns.clients[rows], np.array(self.reference.tenants, np.uint64))]
         counted, clients = 0, columns.clients[rows]
         if self.reference is not None:
             for row in self._told(self.reference, columns, rows, kernels):
@@ -173,7 +182,7 @@ class Watch:
         if reference.seasonal:
             ranks = (ranks - at_times(reference.season, times)) * at_times(reference.weights, times)
         start, stride = 0, stride_of(reference)
-        ends = self.windows.ends(scores, stride) if self.windows else []
+        ends = self.windows.ends(scores, times, stride) if self.windows else []
         for stop in [*(end + 1 for end in ends), len(rows)]:
             yield from (int(rows[row]) for row in self._fold(reference, (values, times, ranks), start, stop, kernels))
             full = self.windows is not None and self.windows.take(scores[start:stop], times[start:stop], stride)
@@ -224,7 +233,7 @@ class Watch:
         """Whether more rows are scored a day than the promise is made for."""
         if self.reference is None:
             return False
-        daily = RATE_HEADROOM * max(self.reference.rate, _RATE_MIN) * 86_400.0
+        daily = RATE_HEADROOM * max(self.reference.rate, RATE_MIN) * 86_400.0
         return bool(max(self.clock[at.TODAY], self.clock[at.YESTERDAY]) > daily)
 
     def dump(self, baseline: str | None = None) -> dict[str, Any]:

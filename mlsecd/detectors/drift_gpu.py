@@ -53,7 +53,7 @@ class _Gpu:
 
 
 class DriftGpu(Detector):
-    """A conformal e-CUSUM per number of a GPU, a row a minute, each less what its load explains."""
+    """A conformal e-detector per number of a GPU, a row a minute, each less what its load explains."""
 
     name = "drift_gpu"
     consumes = frozenset({Kind.GPU, Kind.REQUEST})

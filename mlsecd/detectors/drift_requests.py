@@ -12,8 +12,10 @@ from mlsecd.detectors import base
 from mlsecd.detectors._drift_fit import fit_references, load_references
 from mlsecd.detectors._drift_freeze import Settings
 from mlsecd.detectors._drift_plan import Plan, digest_of
+from mlsecd.detectors._drift_reference import Reference
 from mlsecd.detectors._drift_standing import standing_of
 from mlsecd.detectors._drift_streams import Columns
+from mlsecd.detectors._drift_tenants import House
 from mlsecd.detectors._drift_verdicts import judge, stray
 from mlsecd.detectors._drift_watch import Watch
 from mlsecd.detectors.base import Detector, Fit, Maturity, Section, Standing
@@ -66,7 +68,7 @@ class Params(base.Params, frozen=True):
     ] = 7_776_000.0
     tolerance: Annotated[
         float, Meta(ge=0, le=1, description="shift of a mean that is of no interest, in standard deviations")
-    ] = 0.03
+    ] = 0.01
     classes: Annotated[int, Meta(ge=1, le=256, description="predicted classes with a stream of their own")] = 16
     axes: Annotated[int, Meta(ge=2, le=64, description="principal axes of vectors with a stream of their own")] = 16
     client_rows: Annotated[
@@ -78,10 +80,10 @@ class Params(base.Params, frozen=True):
 
 
 class DriftRequests(Detector):
-    """A conformal e-CUSUM per stream and a permutation test of whole vectors, against a reference that stays."""
+    """A conformal e-detector per stream and a permutation test of whole vectors, against a reference that stays."""
 
     name = "drift_requests"
-    version = 2
+    version = 3
     consumes = frozenset({Kind.REQUEST})
     key = "model"
     maturity = Maturity.INCUBATING
@@ -95,10 +97,11 @@ class DriftRequests(Detector):
     )
     blind_spots: ClassVar[tuple[str, ...]] = (
         "Seasons that the reference did not see are drift; until it spans two days, nothing is certified.",
-        "Shifts below the tolerance, or below four standard errors of the reference, are never found: minimum_effect.",
+        "Shifts below the tolerance, or six standard errors of the reference, are never found: minimum_effect.",
         "A client beyond its share, exact retries, and rows without a stream's value are not scored.",
         "A number that never varied while it was learned has no stream.",
-        "Where one client has most of the rows, what drifts beside it is spoken of softly.",
+        "Where a client comes to send most of the rows later, what drifts beside it is spoken of softly.",
+        "A tenant with a reference of its own that falls silent, or sends only a little.",
         "What is already wrong while the reference is learned becomes the reference.",
         "Traffic that wanders for longer than the reference spans is drift, and not certified.",
         "A model that is not of the baseline, and is quiet while more models than the limit call, is forgotten.",
@@ -113,14 +116,14 @@ class DriftRequests(Detector):
             raise BaselineError(f"{self.name}: the baseline's references cannot be used: {error}") from error
         self._plan = _plan(params, len(references))
         self._fitted = {
-            (model, synthetic): Watch.armed(self._plan, reference)
-            for model, reference in references.items()
+            (model, synthetic): House.armed(self._plan, *held)
+            for model, held in references.items()
             for synthetic in (False, True)
         }
         self._references = references
-        self._digests = {model: digest_of(reference) for model, reference in references.items()}
+        self._digests = {model: _digest(*held) for model, held in references.items()}
         self._learned = {
-            synthetic: Keyed(params.models, lambda _: Watch.learning(self._plan), _TICK_SECONDS)
+            synthetic: Keyed(params.models, lambda _: House.learning(self._plan), _TICK_SECONDS)
             for synthetic in (False, True)
         }
 
@@ -130,14 +133,14 @@ class DriftRequests(Detector):
             return []
         columns = Columns(records)
         found: list[tuple[int, Finding]] = []
-        for model, synthetic, watch, rows in self._groups(records, columns):
+        for model, synthetic, house, rows in self._groups(records, columns):
             found.extend(
-                (row, self._tell(model, watch, float(columns.times[row]), synthetic=synthetic))
-                for row in watch.observe(columns, rows, self.kernels)
+                (row, self._tell(model, watch, tenant, float(columns.times[row]), synthetic=synthetic))
+                for row, watch, tenant in house.observe(columns, rows, self.kernels)
             )
         return [finding for _, finding in sorted(found, key=lambda pair: pair[0])]
 
-    def _groups(self, batch: RequestBatch, columns: Columns) -> Iterator[tuple[str, bool, Watch, I8]]:
+    def _groups(self, batch: RequestBatch, columns: Columns) -> Iterator[tuple[str, bool, House, I8]]:
         """Rows by model, real and synthetic apart.
 
         Models are touched in order of (minute, first appearance), whatever the batch: which of them
@@ -151,28 +154,29 @@ class DriftRequests(Detector):
             _, minutes = np.unique(ticks, return_inverse=True)
         codes = (minutes * len(models.values) + models.codes) * 2 + batch.synthetic
         codes = np.where(timely & (models.codes >= 0), codes, -1)
-        groups: dict[int, tuple[str, bool, Watch, list[I8]]] = {}
+        groups: dict[int, tuple[str, bool, House, list[I8]]] = {}
         for code, rows in rows_of(codes.astype(np.int64)):
             model, synthetic = models.values[code // 2 % len(models.values)], bool(code % 2)
-            watch = self._fitted.get((model, synthetic)) or self._learned[synthetic].touch(
+            house = self._fitted.get((model, synthetic)) or self._learned[synthetic].touch(
                 model, float(columns.times[rows[0]])
             )
-            if watch is not None:
-                groups.setdefault(id(watch), (model, synthetic, watch, []))[3].append(rows)
-        for model, synthetic, watch, parts in groups.values():
-            yield model, synthetic, watch, parts[0] if len(parts) == 1 else np.sort(np.concatenate(parts))
+            if house is not None:
+                groups.setdefault(id(house), (model, synthetic, house, []))[3].append(rows)
+        for model, synthetic, house, parts in groups.values():
+            yield model, synthetic, house, parts[0] if len(parts) == 1 else np.sort(np.concatenate(parts))
 
-    def _tell(self, model: str, watch: Watch, ts: float, *, synthetic: bool) -> Finding:
+    def _tell(self, model: str, watch: Watch, tenant: str, ts: float, *, synthetic: bool) -> Finding:
         assert watch.reference is not None  # noqa: S101 - only an armed watch speaks
         verdict = stray(watch.strayed) if watch.strayed else judge(watch, watch.reference, ts)
+        verdict = verdict.of_tenant(tenant) if tenant else verdict
         return self.finding(ts=ts, subject_kind="model", subject=model, synthetic=synthetic, **verdict._asdict())
 
     def standing(self) -> Standing:
         """Learning until a model has its reference; shifted while any has left it."""
-        real = [watch for (_, synthetic), watch in self._fitted.items() if not synthetic]
-        real += [watch for _, watch in self._learned[False].items()]
+        real = [house for (_, synthetic), house in self._fitted.items() if not synthetic]
+        real += [house for _, house in self._learned[False].items()]
         return standing_of(
-            real or [watch for _, watch in self._learned[True].items()],
+            real or [house for _, house in self._learned[True].items()],
             sum(keyed.refused + keyed.evicted for keyed in self._learned.values()),
             self.params.reference_max_age_seconds,
         )
@@ -183,11 +187,11 @@ class DriftRequests(Detector):
             self.version,
             {
                 "fitted": [
-                    [model, synthetic, watch.dump(self._digests[model])]
-                    for (model, synthetic), watch in self._fitted.items()
+                    [model, synthetic, house.dump(self._digests[model])]
+                    for (model, synthetic), house in self._fitted.items()
                 ],
                 "learned": [
-                    [[key, tick, watch.dump()] for key, tick, watch in self._learned[synthetic].dump()]
+                    [[key, tick, house.dump()] for key, tick, house in self._learned[synthetic].dump()]
                     for synthetic in (False, True)
                 ],
             },
@@ -198,12 +202,12 @@ class DriftRequests(Detector):
         held = unpack(self.version, blob)
         try:
             fitted = {
-                (model, synthetic): Watch.load(self._plan, state, self._references[model])
+                (model, synthetic): House.load(self._plan, state, *self._references[model])
                 for model, synthetic, state in held["fitted"]
                 if state["baseline"] == self._digests.get(model)
             }
             learned = [
-                [(key, tick, Watch.load(self._plan, state)) for key, tick, state in rows if key not in self._digests]
+                [(key, tick, House.load(self._plan, state)) for key, tick, state in rows if key not in self._digests]
                 for rows in held["learned"]
             ]
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
@@ -218,21 +222,26 @@ class DriftRequests(Detector):
         return fit_references(records, _plan(params, 0), params.models, kernels)
 
 
+def _digest(reference: Reference, own: dict[str, Reference]) -> str:
+    """What tells a model's part of a baseline from another."""
+    return "-".join(digest_of(one) for one in (reference, *(own[name] for name in sorted(own))))
+
+
 def _plan(params: Any, models: int) -> Plan:
     """What a model's watch needs of the configuration; ``models`` in the baseline."""
     need = (params.reference_rows, float(params.reference_seconds))
     first = (min(params.arm_rows, need[0]), min(params.arm_seconds, need[1]))
     longer = (seconds for seconds in _LONGER if need[1] < seconds <= params.learn_seconds)
     stages = tuple(dict.fromkeys((first, need, *((need[0], seconds) for seconds in longer))))
-    share = params.false_alarms_per_week or _DEFAULT_SHARE
+    alarms = (params.false_alarms_per_week or _DEFAULT_SHARE) / max(params.expected_models, models)
     return Plan(
-        settings=Settings(need[0], first[0], params.classes, params.axes, params.tolerance),
+        settings=Settings(need[0], first[0], params.classes, params.axes, params.tolerance, alarms),
         stages=stages,
         whole=stages.index(need) + 1,
         refresh_seconds=params.refresh_seconds,
         client_rows=params.client_rows,
         repeat_seconds=float(params.repeat_seconds),
-        alarms_per_week=share / max(params.expected_models, models),
+        alarms_per_week=alarms,
     )
 
 

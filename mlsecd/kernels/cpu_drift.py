@@ -29,12 +29,13 @@ from mlsecd.kernels.drift_layout import (
     TODAY,
     YESTERDAY,
     S,
+    W,
 )
 
 __all__ = ["drift_admit", "drift_fold", "drift_project", "drift_ranks", "drift_sketch"]
 
 _DAY_SECONDS = 86_400.0
-_CEILING = np.exp(1.0)  # no bet's S exceeds what this many thresholds need: it must come down again
+_CEILING = np.exp(1.0)  # no bet's S or W exceeds what this many thresholds need: it must come down again
 
 
 @njit(nogil=True, cache=True)
@@ -111,18 +112,31 @@ def _bet(own: Any, runs: Any, bets: Any, x: float, value: float, time: float, mo
     total = 0.0
     for b in range(len(runs)):
         run = runs[b]
-        if run[S] <= 1.0:  # S = max(S, 1): a new run starts here
-            run[S] = 1.0
+        if run[W] <= 1.0:  # W = max(W, 1): the likeliest beginning of a change is here
+            run[W] = 1.0
             run[START] = time
             run[COUNT_0] = own[COUNT]
             run[SUM_X_0] = own[SUM_X]
             run[SUM_VALUE_0] = own[SUM_VALUE]
-        run[S] = min(run[S] * (bets[0, b] + bets[1, b] * x), most)
+        pay = bets[0, b] + bets[1, b] * x
+        run[W] = min(run[W] * pay, most)
+        run[S] = min((run[S] + 1.0) * pay, most)
         total += run[S]
     own[COUNT] += 1.0
     own[SUM_X] += x
     own[SUM_VALUE] += value
     return total / len(runs)
+
+
+@njit(nogil=True, cache=True)
+def _rests(runs: Any, evidence: float, c: float) -> bool:
+    """Whether a latched stream is back: at the root of c, or nothing but old sums is left over it."""
+    if evidence * evidence <= c:
+        return True
+    likeliest = 0.0
+    for b in range(len(runs)):
+        likeliest += runs[b, W]
+    return (likeliest / len(runs)) ** 4 <= c
 
 
 @njit(nogil=True, cache=True)
@@ -139,13 +153,15 @@ def drift_fold(  # noqa: PLR0913, PLR0917 - state and law are arrays that are ke
     clock: Any,
     bins: Any,
 ) -> int:
-    """Conformal e-CUSUMs of many streams; stops at the row that something is to be said at.
+    """Conformal e-detectors of many streams; stops at the row that something is to be said at.
 
     With x a value's rank, bet b pays f_b(x), linear in x, whose mean is at most 1 while the stream is
-    like its reference. Each bet has its e-CUSUM, S = max(S, 1) * f, and the mean of S over the bets is
-    an e-detector: in the mean it takes at least c values to reach c (Shin, Ramdas, Rinaldo 2024,
-    definition 2.2, theorem 2.4, and section 4 for the mixture). A stream at c is latched; back at the
-    root of c it starts anew.
+    like its reference. Each bet has its sum over all times at which a change may have begun of what it would
+    have won since, S = (S + 1) * f (Shiryaev and Roberts), and the mean of S over the bets is an e-detector:
+    in the mean it takes at least c values to reach c (Shin, Ramdas, Rinaldo 2024, definition 2.2,
+    theorem 2.4, and section 4 for the mixture). Beside it runs W = max(W, 1) * f (Page), which is never more:
+    where it last left 1 is the likeliest beginning. A stream at c is latched; back at the root of c, or
+    W at its fourth root, it starts anew.
 
     Parameters
     ----------
@@ -188,10 +204,11 @@ def drift_fold(  # noqa: PLR0913, PLR0917 - state and law are arrays that are ke
                 above = True
                 clock[LATCHES] += 1.0 - own[LATCHED]
                 own[LATCHED] = 1.0
-            elif own[LATCHED] > 0.0 and evidence * evidence <= c:
+            elif own[LATCHED] > 0.0 and _rests(runs[j], evidence, c):
                 clock[LATCHES] -= 1.0
                 own[LATCHED] = 0.0
-                runs[j, :, S] = 1.0
+                runs[j, :, S] = 0.0
+                runs[j, :, W] = 0.0
         if above and (fresh or times[i] - clock[SAID] >= repeat_seconds):
             clock[SAID] = times[i]
             return i

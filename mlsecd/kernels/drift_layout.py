@@ -11,13 +11,15 @@ SUM_X: Final = 1
 SUM_VALUE: Final = 2
 LATCHED: Final = 3
 
-# Of each bet of a stream, `runs`: S, and the time and the sums where S last left 1.
-RUN: Final = 5
+# Of each bet of a stream, `runs`: what speaks for a change since any row so far (S) and since the likeliest (W),
+# and the time and the sums where W last left 1.
+RUN: Final = 6
 S: Final = 0
 START: Final = 1
 COUNT_0: Final = 2
 SUM_X_0: Final = 3
 SUM_VALUE_0: Final = 4
+W: Final = 5
 
 # Of each stream, `bins`: its latest ranks by sixteenth of the reference, this block of rows and the one before.
 BINS: Final = 16

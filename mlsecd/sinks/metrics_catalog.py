@@ -304,6 +304,8 @@ DETECTOR_GAUGES: Final = {
     "reference_age_seconds": "Event time since the oldest reference ended.",
     "provisional_models": "Models held against the beginning of a reference that is still learned.",
     "seasonal_models": "Models whose reference knows a daily or weekly season.",
+    "psi": "Largest population stability index of any stream's latest 128 to 256 rows; chance gives 0.1 to 0.2.",
+    "tenants": "Clients that dominate a model and are held against a reference of their own.",
     "minimum_effect": "Smallest shift, in standard deviations, that half of a model's numbers show.",
     # drift_gpu
     "armed_gpus": "GPUs that are held against a reference.",

@@ -16,7 +16,7 @@ from mlsecd.detectors._drift_sample import Sample
 from mlsecd.detectors._drift_season import DAY, HOURS, WEEK, at_times, fit_season, weekdays
 from mlsecd.detectors._drift_streams import Columns
 from mlsecd.detectors._drift_vectors import WINDOW
-from mlsecd.detectors._drift_windows import Windows
+from mlsecd.detectors._drift_windows import Windows, permutations
 from mlsecd.detectors.base import DetectorState
 from mlsecd.detectors.drift_requests import DriftRequests, Params
 from mlsecd.kernels import select
@@ -156,23 +156,59 @@ def test_rows_fill_windows_however_they_come(stride: int) -> None:
     rng = np.random.default_rng(1)
     scores = rng.standard_normal((3_000, 4))
     scores[::11] = np.nan
-    whole_ends = windows().ends(scores, stride)
+    times = np.arange(3_000) * 0.1
+    whole_ends = windows().ends(scores, times, stride)
     ends, filled, start = [], windows(), 0
     for stop in [*np.sort(rng.choice(np.arange(1, 3_000), 80, replace=False)).tolist(), 3_000]:
-        for end in [*(start + one + 1 for one in filled.ends(scores[start:stop], stride)), stop]:
-            if filled.take(scores[start:end], np.arange(start, end) * 1.0, stride):
+        for end in [*(start + one + 1 for one in filled.ends(scores[start:stop], times[start:stop], stride)), stop]:
+            if filled.take(scores[start:end], times[start:end], stride):
                 ends.append(end - 1)
                 filled.filled = 0
             start = end
     assert ends == whole_ends
-    assert len(ends) == 3_000 * 10 // 11 // stride // WINDOW
+    filling = 0.1 * WINDOW * stride * 11 / 10  # seconds that a window takes, then it rests
+    assert len(ends) == (300.0 + 30.0) // (filling + 30.0)
+    assert np.diff(times[ends]).min() > 0.99 * (filling + 30.0)
+
+
+def test_no_more_permutations_are_drawn_than_three_windows_need() -> None:
+    detector = small()
+    detector.observe(vectors(2_000, 1, 0.0, two_rings=False))
+    house = detector._learned[False].peek("m")
+    assert house is not None
+    reference, one = house.shared.reference, house.shared.windows
+    assert reference is not None
+    assert one is not None
+    far = np.tile(reference.pool[:1] + 5.0, (WINDOW, 1)).astype(np.float32)
+    for log_threshold, most in ((14.0, 2_999), (15.0, 9_999)):
+        assert permutations(log_threshold) == most
+        one.log_threshold, one.log_s, one.latched = log_threshold, 0.0, False
+        told = []
+        for _ in range(3):
+            one.rows[:] = far
+            told.append(one.test(reference, KERNELS))
+            assert one.p == 1.0 / (most + 1)
+        assert told == [False, False, True]
+
+
+def test_a_flood_brings_no_more_tests_than_two_a_minute() -> None:
+    """1,000 rows a second for five minutes; then the clock is set back, and windows fill again at once."""
+    rows, times = np.zeros((300_000, 4)), np.arange(300_000) * 0.001
+    ends = windows().ends(rows, times, 1)
+    assert 9 <= len(ends) <= 10
+    assert np.diff(times[ends]).min() >= 30.0
+    one = windows()
+    assert one.take(rows[:WINDOW], times[:WINDOW] + 5_000.0, 1)
+    one.filled = 0
+    assert one.ends(rows[:WINDOW], times[:WINDOW], 1) == [WINDOW - 1]
 
 
 def test_evidence_of_windows_adds_up_and_comes_down_again() -> None:
     detector = small()
     detector.observe(vectors(2_000, 1, 0.0, two_rings=False))
-    watch = detector._learned[False].peek("m")
-    assert watch is not None
+    house = detector._learned[False].peek("m")
+    assert house is not None
+    watch = house.shared
     assert watch.reference is not None
     assert watch.windows is not None
     one, reference = watch.windows, watch.reference
@@ -295,8 +331,9 @@ def renewed(**params: Any) -> DriftRequests:
 
 
 def mean_of_reference(detector: DriftRequests) -> float:
-    watch = detector._learned[False].peek("m")
-    assert watch is not None
+    house = detector._learned[False].peek("m")
+    assert house is not None
+    watch = house.shared
     assert watch.reference is not None
     return float(watch.reference.means[watch.reference.names.index("output_tokens")])
 
@@ -364,7 +401,7 @@ def test_a_customer_who_comes_with_half_of_the_rows_is_context_and_says_so() -> 
     assert found
     assert any(doubt.startswith("one client sends ") for doubt in found[-1].evidence["uncertified"])
     assert found[-1].severity is Severity.INFO
-    reference = detector._learned[False].peek("m").reference  # type: ignore[union-attr]
+    reference = detector._learned[False].peek("m").shared.reference  # type: ignore[union-attr]
     assert 0.02 < reference.crowd < 0.1
 
 

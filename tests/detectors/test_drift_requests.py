@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support import Case, requests, text
 
-from mlsecd.detectors._drift_calibration import calibrate, make_bets
+from mlsecd.detectors._drift_calibration import Wander, calibrate, make_bets
 from mlsecd.detectors._drift_fit import load_references
 from mlsecd.detectors.base import DetectorState, Section
 from mlsecd.detectors.drift_requests import DETECTOR, DriftRequests, Params
@@ -63,15 +63,15 @@ def test_it_says_where_a_seeded_stream_leaves_its_reference() -> None:
     assert detector.observe(traffic(2000)) == []
     found = detector.observe(shifted(600, 2000.0))
     first = found[0]
-    assert first.ts == 2184.0
+    assert first.ts == 2176.0
     assert (first.subject_kind, first.subject, first.severity) == ("model", "m", Severity.LOW)
     assert first.score >= first.threshold
     assert list(moved(first)) == ["output_tokens"]
     assert 1970.0 <= first.evidence["onset"] <= 2030.0
     assert first.reason.startswith(
-        "1 of 31 streams left the reference: output_tokens 99.8 -> 196 (effect +0.69) ▁▁▂▂▂▃▃▆"
+        "1 of 31 streams left the reference: output_tokens 99.8 -> 198 (effect +0.70) ▁▁▂▂▂▃▃▆"
     )
-    assert [one.ts for one in found[:3]] == [2184.0, 2244.0, 2304.0], "and again at a bounded pace"
+    assert [one.ts for one in found[:3]] == [2176.0, 2236.0, 2296.0], "and again at a bounded pace"
 
 
 def test_an_unchanged_stream_is_quiet() -> None:
@@ -392,8 +392,9 @@ def test_a_length_that_few_vectors_have_is_not_the_one_that_is_learned() -> None
 
 
 def _reference(detector: DriftRequests, model: str = "m") -> Any:
-    watch = detector._learned[False].peek(model)
-    assert watch is not None
+    house = detector._learned[False].peek(model)
+    assert house is not None
+    watch = house.shared
     return watch.reference
 
 
@@ -435,11 +436,14 @@ def test_a_fit_needs_rows_and_synthetic_ones_teach_nothing() -> None:
 
 def test_a_section_goes_through_its_arrays_and_header() -> None:
     section = fitted()
-    reference = load_references(section)["m"]
+    reference, own = load_references(section)["m"]
+    assert own == {}
     assert reference.names[:2] == ("input_tokens", "output_tokens")
     for damage in (
         Section({}, section.arrays),
         Section({"references": [{"model": "m"}]}, section.arrays),
+        Section({"references": [{**section.header["references"][0], "tenant": "t"}]}, section.arrays),
+        Section({"references": [{**section.header["references"][0], "tenants": [1]}]}, section.arrays),
         Section(section.header, {}),
         Section(section.header, {**section.arrays, "0.offsets": section.arrays["0.offsets"][:-1]}),
         Section(section.header, {**section.arrays, "0.offsets": section.arrays["0.offsets"] + 10_000}),
@@ -503,28 +507,42 @@ def test_bets_are_fair_where_they_say() -> None:
     grid = (np.arange(1000) + 0.5) / 1000 - 0.5
     wander = calibrate(np.random.default_rng(1).random(3000) - 0.5, 1 / 12, 1 / 36_000)
     assert wander.steady
-    bets = make_bets(wander, -0.5, 0.5, 0.0)
+    bets = make_bets(wander, -0.5, 0.5, 0.0, 1e6)
     assert bets is not None
     pays = bets.pays
     delta = 1.5 * wander.error
     for mean in (-delta, 0.0, delta):
         assert (pays[0] + pays[1] * (grid + mean).mean() <= 1.0 + 1e-12).all()
     assert (pays[0][:, None] + pays[1][:, None] * np.array([-0.5, 0.5]) > 0.0).all()
-    growth = np.log(pays[0][:, None] + pays[1][:, None] * (grid + 3.9 * wander.error)).mean(axis=1)
-    assert bets.least == pytest.approx(4.0 * wander.error)
-    assert (growth < 0.0).all(), "up to four standard errors every bet loses on average"
+    growth = np.log(pays[0][:, None] + pays[1][:, None] * (grid + 5.4 * wander.error)).mean(axis=1)
+    assert bets.least == pytest.approx(5.5 * wander.error)
+    assert (growth < 0.0).all(), "up to four standard errors more than is conceded every bet loses on average"
+
+
+def test_a_rarer_alarm_concedes_more_of_the_references_own_error() -> None:
+    """Beyond what is conceded, an unlucky reference alarms c^(z / 4) times too often for each standard error z."""
+    wander = Wander(1 / 12, 1.0, 1 / 108_000**0.5, steady=True)  # 9,000 rows
+    conceded = []
+    for log_c in (8.0, 17.0, 21.0, 29.0):
+        made = make_bets(wander, -0.5, 0.5, 0.0, np.exp(log_c))
+        assert made is not None
+        at_rest = 1.0 / made.pays[0]  # 1 + b delta
+        slope = np.abs(made.pays[1] / made.pays[0])
+        conceded.append(float(((at_rest - 1.0) / slope)[0] / wander.error))
+    assert conceded == pytest.approx([1.5, 1.5, 2.0, 3.0])
 
 
 def test_what_varies_too_much_to_tell_anything_has_no_bets() -> None:
     wander = dataclasses.replace(calibrate(np.random.default_rng(1).random(3000) - 0.5, 1 / 12, 1 / 36_000), error=0.2)
-    assert make_bets(wander, -0.5, 0.5, 0.0) is None
+    assert make_bets(wander, -0.5, 0.5, 0.0, 1e6) is None
 
 
 def test_the_threshold_is_the_budget_s() -> None:
     detector = make(false_alarms_per_week=1.0, expected_models=2)
     detector.observe(traffic(2000))
-    watch = detector._learned[False].peek("m")
-    assert watch is not None
+    house = detector._learned[False].peek("m")
+    assert house is not None
+    watch = house.shared
     streams = len(watch.reference.names)
     expected = streams * 2.0 * 604_800.0 / 0.375  # twice one row a second, for a week; whole vectors have a quarter
     assert watch.thresholds == pytest.approx(np.full(streams, expected))
