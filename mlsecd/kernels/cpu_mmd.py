@@ -48,7 +48,7 @@ def mmd_sums(x: NDArray[np.float32], members: NDArray[np.uint8], gammas: NDArray
 def _kernel_row(tiles: Any, row: int, gammas: NDArray[np.float32], rooms: NDArray[np.float32]) -> NDArray[np.float32]:
     """Mean of Gaussian kernels between one stretch of 64 rows and all from it on: float32[64, rows - 64 row]."""
     squares, part, total = rooms.reshape(3, _TILE, -1)
-    _squares(tiles, row, squares)
+    _squares(tiles, row, np.empty((_TILE, _TILE), np.float32), squares)
     for i, gamma in enumerate(gammas):
         made = part if i else total
         np.exp(np.multiply(squares, -gamma, out=made), out=made)
@@ -59,9 +59,8 @@ def _kernel_row(tiles: Any, row: int, gammas: NDArray[np.float32], rooms: NDArra
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
-def _squares(tiles: Any, row: int, squares: Any) -> None:
-    """Squared distances between one stretch of rows and all from it on, tile by tile in the first-level cache."""
-    tile = np.empty((_TILE, _TILE), np.float32)
+def _squares(tiles: Any, row: int, tile: Any, squares: Any) -> None:
+    """Squared distances between one stretch of rows and all from it on, tile by tile in ``tile``."""
     for b in range(squares.shape[1] // _TILE):
         left, right = tiles[row], tiles[row + b]
         tile[:] = 0
@@ -69,7 +68,7 @@ def _squares(tiles: Any, row: int, squares: Any) -> None:
             r0, r1, r2, r3 = right[j], right[j + 1], right[j + 2], right[j + 3]
             for i in range(_TILE):
                 a0, a1, a2, a3, to = left[j, i], left[j + 1, i], left[j + 2, i], left[j + 3, i], tile[i]
-                for k in range(to.shape[0]):  # not of _TILE: a loop of known length is unrolled before it is vectorised
+                for k in range(to.shape[0]):  # a loop of known length would be unrolled before it is vectorised
                     s0, s1, s2, s3 = r0[k] - a0, r1[k] - a1, r2[k] - a2, r3[k] - a3
                     to[k] += s0 * s0 + s1 * s1 + s2 * s2 + s3 * s3
         squares[:, b * _TILE : (b + 1) * _TILE] = tile
