@@ -52,7 +52,7 @@ KERNELS: Final[dict[str, Kernel]] = {
     "ring, widening int8": Kernel(cpu_ring._widen_int8, (_B2, _F2, _F1), r"vcvtdq2ps"),
     "ring, widening float16": Kernel(cpu_ring._widen_halves, (_H2, _F2), r"vpslld|vpmovzxwd"),
     "windows": Kernel(cpu_windows._neighbours, (_B2, _H1, _I1, _I1, _I1, _I2, _I2), r"vpmulld|vpmaddwd"),
-    "windows, counts": Kernel(cpu_windows._count, (_I1, _H1, types.int16, types.int32, types.int32, _I1), r"vpcmpgtd"),
+    "windows, counts": Kernel(cpu_windows._count, (_I1, _H1, types.int16, types.int32, types.int32, _I1), r"vpcmp\w*d"),
     "one query's distances": Kernel(cpu_vectors.squared_distances, (_B2, _B1, _I1), r"vpmulld|vpmaddwd"),
     "projection": Kernel(cpu_vectors.project, (_F2, _F1, _F2), FMA),
     "Mahalanobis distance": Kernel(cpu_vectors.mahalanobis, (_F2, _F2, _F2, _I1), FMA),
