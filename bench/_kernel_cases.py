@@ -19,8 +19,8 @@ __all__ = ["CASES", "Case"]
 class Case(NamedTuple):
     """One batch. ``operations`` are vector lanes that multiply-add (or add, where the method has no product).
 
-    On the CPU they are counted in float32, ``integers`` in int32 and ``lookups`` one by one; ``step`` is a part of the work
-    that is timed by itself, since nothing simpler tells what it must cost: it comes on top of the others.
+    On the CPU they are counted in float32, ``integers`` in int32 and ``lookups`` one by one; ``step`` is a part of the
+    work that is timed by itself, since nothing simpler tells what it must cost: it comes on top of the others.
     """
 
     name: str
@@ -67,10 +67,13 @@ def _widen(made: Ring) -> None:
     _widen_all(halves, wide)
 
 
+_widen_tile = cpu_ring._widen_halves  # noqa: SLF001 - a part of a kernel, timed by itself
+
+
 @njit(nogil=True)
 def _widen_all(halves: Any, wide: Any) -> None:
     for tile in range(halves.shape[0]):
-        cpu_ring._widen_halves(halves[tile], wide)
+        _widen_tile(halves[tile], wide)
 
 
 def windows() -> Case:
@@ -85,7 +88,8 @@ def windows() -> Case:
     work = float(len(queries) * length * dims)
     name = "window_neighbours W = 1,024, d = 32, 40 accounts"
     return Case(
-        name, "window_neighbours", (asked,), len(queries), "query", 2 * work, float(codes.nbytes), work, 15.0, integers=2 * work
+        name, "window_neighbours", (asked,), len(queries), "query", 2 * work, float(codes.nbytes), work, 15.0,
+        integers=2 * work,
     )  # fmt: skip
 
 
@@ -121,7 +125,7 @@ def features() -> list[Case]:
     turns = rng.normal(0, 8, (2_000, 256)).astype(np.float32)
     # a value's cell, three comparisons of a search within it, and its counter
     reads = 5.0 * size
-    # the same, whether it equals what lies below it, and both counters; each of the reference's values once for its cell and gap
+    # the same, whether it equals what lies below it, two counters; of the reference, a cell and a gap for each
     walked = 7.0 * size + 2.0 * reference.size
     angles = 2_000 * 64 * 256.0
     return [

@@ -4,8 +4,8 @@
 
 Vectors are rounded as baselines round them (a step of 1.5 times the 99.9 % quantile of what is ordinary, over 127), and
 every query looks for its ten nearest among rows of others, by the kernel and by float64 on the float32 vectors. Without
---data the vectors are random; DIR holds traces as `bench/extraction.py` takes them: ordinary clients fill the ring and fix
-the step, then a tenth of them and every attack asks. With ties in float32, a neighbour as near as the tenth counts as found.
+--data the vectors are random; DIR holds traces as `bench/extraction.py` takes them: ordinary clients fill the ring and
+fix the step, then a tenth of them and every attack asks. A neighbour as near as the tenth counts as found.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def loss(kernels: Any, held: F4, queries: F4, dtype: str, step: float) -> Loss:
     dims = held.shape[1]
     ring = make_ring(-(-len(held) // 128) * 128, dims, dtype)
     kernels.ring_push(ring, stored(kernels, held, dtype, step), np.zeros(len(held), np.int32))
-    found = kernels.ring_nearest(ring, stored(kernels, queries, dtype, step), np.ones(len(queries), np.int32), NEIGHBOURS)
+    found = kernels.ring_nearest(
+        ring, stored(kernels, queries, dtype, step), np.ones(len(queries), np.int32), NEIGHBOURS
+    )
     seen = np.sqrt(found[0].astype(np.float64)) * (step if dtype == "int8" else 1.0)
     errors, recall, nearest, crowding = [], [], [], []
     wide, length = held.astype(np.float64), (held.astype(np.float64) ** 2).sum(axis=1)

@@ -2,9 +2,9 @@
 
 Usage: python -m tools.cpu_report [--json] [--asm KERNEL]
 
-A row is the widest inner loop of a kernel (a block of code that jumps back to itself): instructions on vectors of 32 bytes
-and more, those among them that multiply and add, and instructions on single floating-point numbers, which ought to be none.
-What a machine without AVX2 and FMA gets is printed as well, but is no evidence for anything.
+A row is the widest inner loop of a kernel (a block of code that jumps back to itself): instructions on vectors of 32
+bytes and more, those among them that do the work asked for, and arithmetic on single floating-point numbers, which
+ought to be none. What a machine without AVX2 and FMA gets is printed as well, but is no evidence for anything.
 """
 
 from __future__ import annotations
@@ -21,7 +21,16 @@ import llvmlite.binding as llvm
 import numpy as np
 from numba import njit, types
 
-from mlsecd.kernels import cpu_counters, cpu_drift_mmd, cpu_features, cpu_mmd, cpu_ring, cpu_sketches, cpu_vectors, cpu_windows
+from mlsecd.kernels import (
+    cpu_counters,
+    cpu_drift_mmd,
+    cpu_features,
+    cpu_mmd,
+    cpu_ring,
+    cpu_sketches,
+    cpu_vectors,
+    cpu_windows,
+)
 
 __all__ = ["KERNELS", "Loop", "assembly", "fused", "loops", "widest"]
 
@@ -29,7 +38,8 @@ __all__ = ["KERNELS", "Loop", "assembly", "fused", "loops", "widest"]
 class Kernel(NamedTuple):
     """A compiled function, the types it is called with, and what its inner loop should be made of."""
 
-    function: Any
+    module: Any
+    name: str
     arguments: tuple[Any, ...]
     wanted: str  # a regular expression of mnemonics
 
@@ -47,21 +57,21 @@ _L1, _L2, _L3 = (_array(np.int64, dims) for dims in (1, 2, 3))
 
 FMA: Final = r"vf(n?m)(add|sub)\d+p[sd]"
 KERNELS: Final[dict[str, Kernel]] = {
-    "ring, int8": Kernel(cpu_ring._search_int8, (_B3, _I2, types.int64, _B2, _I1, _F2, _I2), FMA),
-    "ring, float16": Kernel(cpu_ring._search_half, (_H3, _I2, types.int64, _H2, _I1, _F2, _I2), FMA),
-    "ring, widening int8": Kernel(cpu_ring._widen_int8, (_B2, _F2, _F1), r"vcvtdq2ps"),
-    "ring, widening float16": Kernel(cpu_ring._widen_halves, (_H2, _F2), r"vpslld|vpmovzxwd"),
-    "windows": Kernel(cpu_windows._neighbours, (_B2, _H1, _I1, _I1, _I1, _I2, _I2), r"vpmulld|vpmaddwd"),
-    "windows, counts": Kernel(cpu_windows._count, (_I1, _H1, types.int16, types.int32, types.int32, _I1), r"vpcmp\w*d"),
-    "one query's distances": Kernel(cpu_vectors.squared_distances, (_B2, _B1, _I1), r"vpmulld|vpmaddwd"),
-    "projection": Kernel(cpu_vectors.project, (_F2, _F1, _F2), FMA),
-    "Mahalanobis distance": Kernel(cpu_vectors.mahalanobis, (_F2, _F2, _F2, _I1), FMA),
-    "sketch coordinates": Kernel(cpu_sketches.spread, (_F2, _F2, _F2, _I1, _F2), FMA),
-    "MMD, distances": Kernel(cpu_mmd._squares, (_F3, types.int64, _F2, _F2), FMA),
-    "drift's MMD, distances": Kernel(cpu_drift_mmd._distances_of, (_F2, _F1, types.int64, _F2), FMA),
-    "random features": Kernel(cpu_mmd._angles, (_F2, _F2, _F1, _F2), FMA),
-    "moments": Kernel(cpu_counters._moments, (_L1, _L2, _L3, _I1, _B2), FMA),
-    "histogram places": Kernel(cpu_features._cells, (_F1, types.float32, types.float32, types.float32, _I1), r"vcvttps2dq"),
+    "ring, int8": Kernel(cpu_ring, "_search_int8", (_B3, _I2, types.int64, _B2, _I1, _F2, _I2), FMA),
+    "ring, float16": Kernel(cpu_ring, "_search_half", (_H3, _I2, types.int64, _H2, _I1, _F2, _I2), FMA),
+    "ring, widening int8": Kernel(cpu_ring, "_widen_int8", (_B2, _F2, _F1), r"vcvtdq2ps"),
+    "ring, widening float16": Kernel(cpu_ring, "_widen_halves", (_H2, _F2), r"vpslld|vpmovzxwd"),
+    "windows": Kernel(cpu_windows, "_neighbours", (_B2, _H1, _I1, _I1, _I1, _I2, _I2), r"vpmulld|vpmaddwd"),
+    "windows, counts": Kernel(cpu_windows, "_count", (_I1, _H1, types.int16, *[types.int32] * 2, _I1), r"vpcmp\w*d"),
+    "one query's distances": Kernel(cpu_vectors, "squared_distances", (_B2, _B1, _I1), r"vpmulld|vpmaddwd"),
+    "projection": Kernel(cpu_vectors, "project", (_F2, _F1, _F2), FMA),
+    "Mahalanobis distance": Kernel(cpu_vectors, "mahalanobis", (_F2, _F2, _F2, _I1), FMA),
+    "sketch coordinates": Kernel(cpu_sketches, "spread", (_F2, _F2, _F2, _I1, _F2), FMA),
+    "MMD, distances": Kernel(cpu_mmd, "_squares", (_F3, types.int64, _F2, _F2), FMA),
+    "drift's MMD, distances": Kernel(cpu_drift_mmd, "_distances_of", (_F2, _F1, types.int64, _F2), FMA),
+    "random features": Kernel(cpu_mmd, "_angles", (_F2, _F2, _F1, _F2), FMA),
+    "moments": Kernel(cpu_counters, "_moments", (_L1, _L2, _L3, _I1, _B2), FMA),
+    "histogram places": Kernel(cpu_features, "_cells", (_F1, *[types.float32] * 3, _I1), r"vcvttps2dq"),
 }  # fmt: skip
 
 
@@ -81,8 +91,10 @@ def fused() -> bool:
 
 def assembly(kernel: Kernel) -> str:
     """What is executed, without the cache: numba does not show what it has loaded from there."""
-    options = {name: value for name, value in kernel.function.targetoptions.items() if name not in {"cache", "nopython"}}
-    fresh = njit(**options)(kernel.function.py_func)
+    made = getattr(kernel.module, kernel.name)
+    fresh = njit(**{key: value for key, value in made.targetoptions.items() if key not in {"cache", "nopython"}})(
+        made.py_func
+    )
     fresh.compile(kernel.arguments)
     text: str = fresh.inspect_asm(fresh.signatures[0])
     return text

@@ -54,14 +54,15 @@ def moments_add(
     _moments(counts, sums, products, slots, codes)
 
 
-@intrinsic
-def _leading_zeros(typing: Any, value: Any) -> Any:  # noqa: ARG001 - numba's signature
-    """Of 64 bits; one instruction, where a loop over bits would be guessed wrong by the processor for half of them."""
-
+def _count_zeros(_typing: Any, _value: Any) -> Any:
     def emit(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         return builder.ctlz(arguments[0], ir.Constant(ir.IntType(1), 0))
 
     return types.uint64(types.uint64), emit
+
+
+# leading zeros of 64 bits: one instruction, where a loop over bits would be guessed wrong at every other value
+_leading_zeros: Any = intrinsic(_count_zeros)
 
 
 @njit(nogil=True, cache=True)
@@ -104,7 +105,7 @@ def _least(table: Any, hashes: Any) -> Any:
 def _bins(counts: Any, slots: Any, bits: Any) -> None:
     flat, width = counts.ravel(), np.int64(counts.shape[1])
     for i in range(slots.shape[0]):
-        value = np.int64(bits[i])
+        value: Any = np.int64(bits[i])
         if (value & 0x7FFFFFFF) > 0x7F800000:  # NaN is no value
             continue
         at = min(max((value >> 18) - FIRST_BIN + 1, 0), BINS - 1) if value > 0 else 0

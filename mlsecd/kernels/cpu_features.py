@@ -1,8 +1,8 @@
 """Histograms and Kolmogorov-Smirnov distances of many features on the CPU; features are rows.
 
-Both need to know how many of a row's ascending limits are at most a value. A row is laid on a grid first: the place of a
-value on it is monotone, so limits in lower cells lie below the value, those in higher cells above it, and only the few in its
-own cell are compared, all values one comparison at a time, so that no branch depends on data.
+Both need to know how many of a row's ascending limits are at most a value. A row is laid on a grid first: the place of
+a value on it is monotone, so limits in lower cells lie below the value, those in higher cells above it, and only the
+few in its own cell are compared, all values one comparison at a time, so that no branch depends on data.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def _cells(values: NDArray[np.float32], low: Any, scale: Any, top: Any, out: NDA
     """The cell of each value, 0 to top; NaN and what has no place on a grid without width get 0."""
     for i in range(values.shape[0]):
         place = (values[i] - low) * scale
-        place = place if place > np.float32(0.0) else np.float32(0.0)
-        place = place if place < top else top
+        place = max(np.float32(0.0), place)
+        place = min(top, place)
         out[i] = np.int32(place)
 
 
@@ -86,7 +86,7 @@ def _histograms(values: Any, edges: Any, counts: Any) -> None:
         row, to = values[f], counts[f]
         _at_most(row, edges[f], first, cell, padded, at)
         for i in range(n):
-            to[at[i] if row[i] == row[i] else np.int32(width + 1)] += 1  # noqa: PLR0124 - NaN
+            to[at[i] if row[i] == row[i] else np.int32(width + 1)] += 1
 
 
 def ks_distances(
@@ -117,7 +117,7 @@ def _ks(reference: Any, sample: Any, out: Any, used: Any) -> None:
         equal[:] = 0
         held = 0
         for i in range(n):
-            if row[i] == row[i]:  # noqa: PLR0124 - NaN
+            if row[i] == row[i]:
                 held += 1
                 between[at[i]] += 1
                 equal[at[i]] += np.int32(at[i] > 0 and theirs[at[i] - 1] == row[i])

@@ -1,8 +1,8 @@
 """Kernel sums over many divisions of the rows at once, on the CPU, without ever storing the kernel.
 
-A row of tiles, 64 rows of the kernel, is made and used up against all divisions before the next: distances from differences,
-then numpy's exponentials, which are vectors, then a product of matrices for 256 columns at a time, float32 within it and
-float64 beyond. Only tiles on and above the diagonal are made, half the work of the product of the whole.
+A row of tiles, 64 rows of the kernel, is made and used up against all divisions before the next: distances from
+differences, then numpy's exponentials, which are vectors, then a product of matrices for 256 columns at a time, float32
+within it and float64 beyond. Only tiles on and above the diagonal are made, half the work of the whole product.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The machine code of the hot CPU kernels: their inner loops work on whole vectors. What LLVM makes depends on the processor."""
+"""The machine code of the hot CPU kernels: their inner loops work on whole vectors, where the processor has them."""
 
 from __future__ import annotations
 
 import pytest
+from numba import config
 
 from tools import cpu_report
 from tools.cpu_report import KERNELS, Loop, loops, widest
@@ -41,6 +42,7 @@ def test_the_widest_loop_speaks_for_a_kernel() -> None:
 
 
 @pytest.mark.skipif(not cpu_report.fused(), reason="this processor has no AVX2 with FMA")
+@pytest.mark.skipif(bool(config.BOUNDSCHECK), reason="checked indices are taken one by one")
 @pytest.mark.parametrize("name", KERNELS)
 def test_the_inner_loop_works_on_vectors(name: str) -> None:
     """In vectors of 32 bytes or more, with the instruction that the kernel is made for, and nothing one by one."""

@@ -1,4 +1,4 @@
-"""Politeness from end to end: a driver's stand-in, the real child process, and a backend that gives way to what they say."""
+"""Politeness from end to end: a driver's stand-in, the real child process, and a backend that gives way."""
 
 from __future__ import annotations
 
