@@ -2,11 +2,11 @@
 
     python -m bench.kernels [--json] [--device cpu|cuda]
 
-The floor of a batch is the larger of its arithmetic and its bytes over what one core does at most, all measured here:
-multiply-adds of float32 and of int32 in registers, look-ups in a table of 16 KiB, bytes copied. Where a step of the
-work has no such measure (exponentials, cosines, counters at random places), the step alone is timed and added. ``--device
-cuda`` runs the same batches on the first GPU, transfers included, checks them against the CPU, and fails where they
-differ; without a GPU it prints the floors that are computed for three cards from published peaks.
+The floor of a batch is the larger of its arithmetic and its bytes over what one core does at most, measured here too:
+multiply-adds of float32 and of int32 in registers, look-ups in a table of 16 KiB, bytes copied. A step that has no such
+measure (exponentials, cosines, counters at random places) is timed alone and added. ``--device cuda`` runs the same
+batches on the first GPU, transfers included, checks them against the CPU, and fails where they differ; without a GPU it
+prints the floors that are computed for three cards from published peaks.
 """
 
 from __future__ import annotations
