@@ -32,7 +32,7 @@ def test_the_loss_is_within_its_bounds(  # noqa: PLR0917
     dims: int, dtype: str, tight: bool, recall: float, error: float, crowding: float
 ) -> None:
     held, asked = sets(dims, tight=tight)
-    found = storage.loss(cpu, held, asked, dtype, storage.step_of(held))
+    found = storage.loss(cpu, held, asked, dtype, storage.step_of(held), storage.nearest(held, asked))
     assert found.recall >= recall
     assert found.worst <= error
     assert found.crowding <= crowding
@@ -44,7 +44,7 @@ def test_whole_steps_lose_nothing() -> None:
     rng = np.random.default_rng(3)
     held, asked = (rng.integers(-100, 101, (n, 32)).astype(np.float32) for n in (2_000, 50))
     for dtype in ("int8", "float16"):
-        found = storage.loss(cpu, held, asked, dtype, 1.0)
+        found = storage.loss(cpu, held, asked, dtype, 1.0, storage.nearest(held, asked))
         assert (found.recall, found.nearest) == (1.0, 1.0)
         assert found.worst < 1e-6
 
