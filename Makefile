@@ -44,9 +44,10 @@ lint: $(VENV)/.dev ## ruff (all rules), formatting, mypy strict
 bench: $(VENV)/.dev ## measure the budgets of docs/performance.md on this machine
 	$(BIN)/python -m bench
 
-bounds: $(VENV)/.dev ## all that runs kernels, once with every index checked, in a cache of its own: some four minutes
-	cache=$$(mktemp -d) && NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$$cache $(BIN)/python -m pytest tests/kernels tests/windows tests/detectors \
-		tests/test_conformance.py -k 'not compiles and not assembly and not cache' -m 'not slow and not servers' --timeout 600; \
+bounds: $(VENV)/.dev ## all that runs kernels, once with every index checked, in a compiler cache of its own: minutes
+	cache=$$(mktemp -d) && NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$$cache $(BIN)/python -m pytest tests/kernels tests/windows \
+		tests/detectors/test_extraction*.py tests/detectors/test_campaign*.py tests/detectors/test_drift*.py tests/test_conformance.py \
+		-k 'not compiles and not assembly and not cache' -m 'not slow and not servers' --timeout 600; \
 		status=$$?; rm -rf "$$cache"; exit $$status
 
 soak: $(VENV)/.dev ## the slow tests: hours of traffic, memory that must not grow
