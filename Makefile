@@ -44,9 +44,11 @@ lint: $(VENV)/.dev ## ruff (all rules), formatting, mypy strict
 bench: $(VENV)/.dev ## measure the budgets of docs/performance.md on this machine
 	$(BIN)/python -m bench
 
-bounds: $(VENV)/.dev ## the kernels' tests once with every index checked: slow, in a cache of its own
-	cache=$$(mktemp -d) && NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$$cache $(BIN)/python -m pytest tests/kernels -k 'not compiles' \
-		--timeout 600; status=$$?; rm -rf "$$cache"; exit $$status
+bounds: $(VENV)/.dev ## all that runs kernels, once with every index checked, in a compiler cache of its own: minutes
+	cache=$$(mktemp -d) && NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$$cache $(BIN)/python -m pytest tests/kernels tests/windows \
+		tests/detectors/test_extraction*.py tests/detectors/test_campaign*.py tests/detectors/test_drift*.py tests/test_conformance.py \
+		-k 'not compiles and not assembly and not cache' -m 'not slow and not servers' --timeout 600; \
+		status=$$?; rm -rf "$$cache"; exit $$status
 
 soak: $(VENV)/.dev ## the slow tests: hours of traffic, memory that must not grow
 	$(BIN)/python -m pytest -m 'slow and not servers'

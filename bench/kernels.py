@@ -2,10 +2,11 @@
 
     python -m bench.kernels [--json] [--device cpu|cuda]
 
-The floor of a batch is the larger of operations / (multiply-adds a second of one core, measured here) and bytes /
-(copied bytes a second, measured here). ``--device cuda`` runs the same batches on the first GPU, transfers included,
-checks them against the CPU, and fails where they differ; without a GPU it prints the floors that are computed for
-three cards from published peaks.
+The floor of a batch is the larger of its arithmetic and its bytes over what one core does at most, measured here too:
+multiply-adds of float32 and of int32 in registers, look-ups in a table of 16 KiB, bytes copied. A step that has no such
+measure (exponentials, cosines, counters at random places) is timed alone and added. ``--device cuda`` runs the same
+batches on the first GPU, transfers included, checks them against the CPU, and fails where they differ; without a GPU it
+prints the floors that are computed for three cards from published peaks.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ CARDS = (
 
 
 @njit(nogil=True, fastmath={"contract"})
-def _multiply_adds(values: Any, rounds: int) -> None:
+def _multiply_adds(values: Any, factors: Any, rounds: int) -> None:
     """Eight chained multiply-adds a load: 16 vectors of eight hide their latency."""
-    a, b = np.float32(0.999), np.float32(0.001)
+    a, b = factors[0], factors[1]
     for _ in range(rounds):
-        for i in range(128):
+        for i in range(values.shape[0]):
             x = values[i]
             x = x * a + b
             x = x * a + b
@@ -56,6 +57,13 @@ def _multiply_adds(values: Any, rounds: int) -> None:
             x = x * a + b
             x = x * a + b
             values[i] = x * a + b
+
+
+@njit(nogil=True)
+def _look_up(table: Any, places: Any, out: Any, rounds: int) -> None:
+    for _ in range(rounds):
+        for i in range(places.shape[0]):
+            out[i] = table[places[i]]
 
 
 def best(times: int, run: Callable[[], Any], clock: Callable[[], float]) -> float:
@@ -69,25 +77,48 @@ def best(times: int, run: Callable[[], Any], clock: Callable[[], float]) -> floa
     return min(taken)
 
 
-def ceilings() -> tuple[float, float]:
-    """Multiply-adds a second of one core, and bytes a second that it copies (read and written)."""
-    values = np.ones(128, np.float32)
+class Ceilings(NamedTuple):
+    """What one core does at most, a second."""
+
+    floats: float  # multiply-adds of float32
+    integers: float  # of int32
+    lookups: float  # reads of a table that the first-level cache holds, at places that depend on data
+    copied: float  # bytes, read and written
+
+
+def ceilings() -> Ceilings:
     rounds = 20_000
-    seconds = best(7, lambda: _multiply_adds(values, rounds), time.thread_time)
+    rates = []
+    for values in (np.ones(128, np.float32), np.ones(128, np.int32)):
+        seconds = best(7, lambda: _multiply_adds(values, values[:2], rounds), time.thread_time)  # noqa: B023
+        rates.append(rounds * 128 * 8 / seconds)
+    table, places = np.arange(4_096, dtype=np.int32), np.random.default_rng(0).integers(0, 4_096, 4_096)
+    looked = best(7, lambda: _look_up(table, places, np.empty(4_096, np.int32), 100), time.thread_time)
     one, other = np.ones(8 << 20), np.ones(8 << 20)
     copied = best(5, lambda: np.copyto(one, other), time.thread_time)
-    return rounds * 128 * 8 / seconds, 2 * one.nbytes / copied
+    return Ceilings(*rates, 100 * 4_096 / looked, 2 * one.nbytes / copied)
+
+
+def floor_of(case: Case, most: Ceilings) -> float:
+    """Seconds."""
+    work = case.operations / most.floats if case.integers is None else case.integers / most.integers
+    if case.lookups:
+        work = case.lookups / most.lookups
+    step = best(5, case.step[1], time.thread_time) if case.step else 0.0
+    return max(work + step, case.moved / most.copied)
 
 
 def on_cpu() -> Iterator[Row]:
     kernels = select("cpu")
-    rate, bandwidth = ceilings()
-    yield Row("one core: multiply-adds", rate / 1e9, "G/s")
-    yield Row("one core: copy", bandwidth / 1e9, "GB/s")
+    most = ceilings()
+    yield Row("one core: multiply-adds of float32", most.floats / 1e9, "G/s")
+    yield Row("one core: multiply-adds of int32", most.integers / 1e9, "G/s")
+    yield Row("one core: look-ups in 16 KiB", most.lookups / 1e9, "G/s")
+    yield Row("one core: copy", most.copied / 1e9, "GB/s")
     for make in CASES:
         for case in make():
             seconds = best(5, lambda case=case: getattr(kernels, case.kernel)(*case.arguments), time.thread_time)
-            floor = max(case.operations / rate, case.moved / bandwidth)
+            floor = floor_of(case, most)
             yield Row(case.name, seconds / case.per * 1e6, f"us/{case.unit}", budget=case.budget)
             yield Row(
                 f"  its floor {floor / case.per * 1e6:.4g} us", seconds / floor, "times", "floor", seconds / floor

@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from mlsecd.kernels.cpu_vectors import squared_distances
 from mlsecd.kernels.rings import MAX_NEIGHBOURS, RING_TILE, Ring, check_queries, check_vectors
 
 __all__ = ["ring_nearest", "ring_push"]
@@ -68,13 +69,14 @@ def _widen_halves(halves: NDArray[np.uint16], out: NDArray[np.float32]) -> None:
     """
     bits = out.view(np.int32)
     for j in range(halves.shape[0]):
-        for i in range(halves.shape[1]):
-            half = np.int32(halves[j, i])
-            special = np.int32(0x7F800000) if (half & 0x7C00) == 0x7C00 else np.int32(0)
-            bits[j, i] = ((half & 0x7FFF) << 13) | special
-        for i in range(halves.shape[1]):
-            value = out[j, i] * np.float32(2.0**112) if out[j, i] < np.float32(1.0) else out[j, i]
-            out[j, i] = -value if halves[j, i] >> 15 else value
+        row, to, made = halves[j], bits[j], out[j]
+        for i in range(row.shape[0]):  # the casts keep numba from computing in 64 bits, half as many to a register
+            size = np.int32(np.int32(row[i]) & np.int32(0x7FFF))
+            special = np.int32(0x7F800000) if size >= np.int32(0x7C00) else np.int32(0)
+            to[i] = np.int32(np.int32(size << np.int32(13)) | special)
+        for i in range(row.shape[0]):
+            value = made[i] * np.float32(2.0**112) if made[i] < np.float32(1.0) else made[i]
+            made[i] = -value if row[i] >> 15 else value
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
@@ -82,9 +84,10 @@ def _widen_int8(codes: NDArray[np.int8], out: NDArray[np.float32], squares: NDAr
     """Widen one tile, and take the squared length of each vector of it."""
     squares[:] = 0
     for j in range(codes.shape[0]):
-        for i in range(RING_TILE):
-            value = np.float32(codes[j, i])
-            out[j, i] = value
+        row, to = codes[j], out[j]
+        for i in range(row.shape[0]):
+            value = np.float32(np.int32(row[i]))
+            to[i] = value
             squares[i] += value * value
 
 
@@ -125,11 +128,11 @@ def _products(tile: NDArray[np.float32], lengths: Any, wanted: NDArray[np.float3
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
-def _differences(tile: NDArray[np.float32], wanted: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-    """Squared distances of four queries, ``sum (x - q)^2``: what is nearly equal keeps its relative accuracy."""
+def _differences(tile: NDArray[np.float32], wanted: NDArray[np.float32], count: int, out: NDArray[np.float32]) -> None:
+    """Squared distances of ``count`` (1 to 4) queries, ``sum (x - q)^2``: what is nearly equal keeps its accuracy."""
     dims = tile.shape[0]
     out[:] = 0
-    for q in range(0, _QUERIES, 2):
+    for q in range(0, count, 2):
         one, other, to, too = wanted[q], wanted[q + 1], out[q], out[q + 1]
         for j in range(0, dims - dims % 4, 4):
             a0, a1, a2, a3 = one[j], one[j + 1], one[j + 2], one[j + 3]
@@ -194,14 +197,23 @@ def _absorb_four(  # noqa: PLR0913, PLR0917
 def _search_int8(  # noqa: PLR0913, PLR0917
     codes: Any, kept: Any, held: int, queries: Any, owners: Any, squares: Any, slots: Any
 ) -> None:
+    """Queries in fours share a widened tile; the one to three that are left are held against the bytes themselves.
+
+    Both ways are exact, so a query gets the same answer on either.
+    """
     wide, lengths = np.empty(codes.shape[1:], np.float32), np.empty(RING_TILE, np.float32)
-    wanted = _fours(queries.astype(np.float32))
-    out = np.empty((_QUERIES, RING_TILE), np.float32)
+    whole = queries.shape[0] // _QUERIES
+    wanted = _fours(queries[: whole * _QUERIES].astype(np.float32))
+    out, whole_numbers = np.empty((_QUERIES, RING_TILE), np.float32), np.empty(RING_TILE, np.int32)
     for tile in range((held + RING_TILE - 1) // RING_TILE):
-        _widen_int8(codes[tile], wide, lengths)
-        for four in range(wanted.shape[0]):
+        if whole:
+            _widen_int8(codes[tile], wide, lengths)
+        for four in range(whole):
             _products(wide, lengths, wanted[four], out)
             _absorb_four(out, kept, owners, four, tile, held, squares, slots)
+        for q in range(whole * _QUERIES, queries.shape[0]):
+            squared_distances(codes[tile], queries[q], whole_numbers)
+            _absorb(whole_numbers, kept[tile], owners[q], tile * RING_TILE, held, squares[q], slots[q])
 
 
 @njit(nogil=True, cache=True)
@@ -215,5 +227,5 @@ def _search_half(  # noqa: PLR0913, PLR0917
     for tile in range((held + RING_TILE - 1) // RING_TILE):
         _widen_halves(codes[tile], wide)
         for four in range(wanted.shape[0]):
-            _differences(wide, wanted[four], out)
+            _differences(wide, wanted[four], min(_QUERIES, queries.shape[0] - four * _QUERIES), out)
             _absorb_four(out, kept, owners, four, tile, held, squares, slots)

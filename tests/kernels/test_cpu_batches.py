@@ -150,6 +150,25 @@ def test_histograms_and_distances_are_what_counting_gives(n: int) -> None:
     assert used.tolist() == (~np.isnan(values)).sum(axis=1).tolist()
 
 
+HUGE, TINY = np.float32(3e38), np.float32(1e-45)
+
+
+@pytest.mark.parametrize("limits", [
+    [-HUGE, -1.0, 0.0, 1.0, HUGE], [-np.inf, -3.0, 3.0], [-3.0, 3.0, np.inf], [-np.inf, np.inf], [np.inf, np.inf],
+    [0.0, TINY, 2 * TINY, 3 * TINY], [5.0] * 9, [7.0], [0.0, *([1e-7] * 20), 1.0], [1.0, 1.0000001, 1e30],
+    [-1e-30, -0.0, 0.0, 1e-30, HUGE],
+], ids=str)  # fmt: skip
+def test_a_grid_finds_the_place_of_every_value(limits: list[float]) -> None:
+    """Whatever the limits are: all in one cell, without width, wider than float32 or next to each other."""
+    edges = np.array([limits], np.float32)
+    near = np.concatenate([np.nextafter(edges[0], np.float32(way)) for way in (-np.inf, 0.0, np.inf)])
+    extra = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, HUGE, -HUGE, TINY, -TINY, 1.0], np.float32)
+    values = np.tile(np.concatenate((edges[0], near, extra, draw(1).normal(0, 4, 40).astype(np.float32))), 30)[None]
+    assert cpu.histograms(values, edges).tolist() == batches.histogram_oracle(values, edges).tolist()
+    numerators, _ = cpu.ks_distances(edges, values)
+    assert numerators.tolist() == batches.ks_oracle(edges, values).tolist()
+
+
 def test_wrong_features_are_refused() -> None:
     values, reference, edges = batches.feature_case(1, 50, 40, 7)
     holed = reference.copy()

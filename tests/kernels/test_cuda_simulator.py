@@ -175,6 +175,93 @@ def test_a_device_that_fails_in_the_middle_of_a_batch_costs_nothing(target: Any,
     assert told == ["cuda", "cpu"][failing == 4 :], "the first four transfers are the warm-up's and the first batch's"
 
 
+def small(name: str, rng: np.random.Generator) -> tuple[Any, ...]:
+    """Arguments of a kernel, new ones each time: some are written to."""
+    slots, hashes = np.array([2, 0, 2, 1, 0], np.int32), rng.integers(0, 2**64, 5, dtype=np.uint64)
+    values, reference, edges = batches.feature_case(3, 8, 7, 5)
+    if name == "ring_nearest":
+        ring = make_ring(128, 8)
+        cpu.ring_push(ring, rng.integers(-9, 9, (20, 8)).astype(np.int8), np.zeros(20, np.int32))
+        return ring, rng.integers(-9, 9, (2, 8)).astype(np.int8), np.ones(2, np.int32)
+    made: dict[str, Any] = {
+        "window_neighbours": lambda: (batches.windows(3, 4, [0, 12]),),
+        "mmd_sums": lambda: batches.mmd_case(3, 6, 2, 3),
+        "random_features": lambda: tuple(rng.normal(size=s).astype(np.float32) for s in ((3, 2), (2, 4), (4,))),
+        "histograms": lambda: (values, edges),
+        "ks_distances": lambda: (reference, values),
+        "hll_add": lambda: (np.zeros((3, 16), np.uint8), slots, hashes),
+        "countmin_add": lambda: (np.zeros((2, 16), np.int64), hashes, np.ones(5, np.int64)),
+        "quantile_add": lambda: (np.zeros((3, counters.BINS), np.int64), slots, np.arange(5, dtype=np.float32)),
+        "moments_add": lambda: (
+            np.zeros(3, np.int64), np.zeros((3, 8), np.int64), np.zeros((3, 8, 8), np.int64),
+            slots, rng.integers(-9, 9, (5, 8)).astype(np.int8),
+        ),
+    }  # fmt: skip
+    return made[name]()
+
+
+def flat(found: Any, arguments: tuple[Any, ...]) -> list[list[Any]]:
+    """What a call returned and what it left in its arguments."""
+    arrays = found if isinstance(found, tuple) else (found,)
+    return [
+        np.round(np.asarray(one, float), 5).ravel().tolist() for one in (*arrays, *arguments[:3]) if one is not None
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(WORK))
+def test_a_failure_at_any_step_of_any_kernel_loses_nothing(target: Any, name: str) -> None:
+    """Launches and transfers either way, each in its turn: the answer is the CPU's, and counters count once."""
+    backend = importlib.import_module("mlsecd.kernels.cuda_backend")
+    plain = small(name, draw(4))
+    if name == "ring_nearest":  # a tuple of arrays is no array
+        wanted = [flat(cpu.ring_nearest(*plain), ())]
+    else:
+        wanted = [flat(getattr(cpu, name)(*plain), plain if name.endswith("_add") else ())]
+    steps = failing = 0
+
+    class Failing(target.Device):
+        def _step(self) -> None:
+            nonlocal steps
+            steps += 1
+            if steps == failing:
+                raise RuntimeError("an illegal memory access was encountered")
+
+        def launch(self, *arguments: Any) -> None:
+            self._step()
+            super().launch(*arguments)
+
+        def receive(self, there: Any) -> Any:
+            self._step()
+            return super().receive(there)
+
+        def _write(self, there: Any, array: Any) -> None:
+            self._step()
+            super()._write(there, array)
+
+    told: list[str] = []
+    failing = last = 1_000
+    while failing > 0:
+        steps = 0
+        told.clear()
+        kernels = Polite(
+            cpu, lambda _uuid: None, WORK, limits=Limits(least_work=0.0, seconds_per_second=100.0),
+            told=lambda where, why: told.append(f"{where}: {why}"),
+        )  # fmt: skip
+        kernels.note(GpuState("GPU-a", "ok", 0.0, 20 << 30, None, None))
+        kernels._gpu, kernels._uuid = backend.on(Failing()), "GPU-a"  # as after the warm-up
+        kernels._ready.add(name)
+        arguments = small(name, draw(4))
+        found = getattr(kernels, name)(*arguments)
+        assert [flat(found, arguments if name.endswith("_add") else ())] == wanted, failing
+        if failing == 1_000:
+            assert told == ["cuda: free"]
+            last = failing = steps
+        else:
+            assert told == ["cpu: failed: RuntimeError"]
+        failing -= 1
+    assert last >= 4
+
+
 def test_memory_has_a_cap(target: Any) -> None:
     device = target.Device(memory_limit=1000)
     held = device.empty((100,), np.float64)
