@@ -7,6 +7,7 @@ import os
 import pwd
 import shlex
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ def examine(config: Config, *, blind_spots: bool = False) -> Iterator[Check]:
         _privileges,
         _memory,
         _directories,
+        _anchor,
         _clock,
         _identity,
         _cuda,
@@ -120,6 +122,24 @@ def _directories(config: Config) -> Iterator[Check]:
             free = shutil.disk_usage(path).free
             state: State = "ok" if free > 1 << 28 else "blind"
             yield Check(f"{what} directory", state, f"{path}, {free / 1e9:.1f} GB free")
+
+
+def _anchor(config: Config) -> Iterator[Check]:
+    """Whether anybody but this log's writer knows how far it came."""
+    params = config.sinks.forensic_log
+    if not params.enabled:
+        return
+    if not params.anchor:
+        words = "none: who may write the log can cut it off unseen; set sinks.forensic_log.anchor"
+        yield Check("forensic log anchor", "info", words)
+        return
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.connect(params.anchor)
+    except OSError as error:
+        yield Check("forensic log anchor", "broken", f"{params.anchor}: {error.strerror}: no syslog listens there")
+    else:
+        yield Check("forensic log anchor", "ok", f"syslog is told the head each {params.anchor_seconds:g} s")
 
 
 def _install(path: Path) -> str:

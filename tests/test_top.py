@@ -19,6 +19,7 @@ from mlsecd import cli
 from mlsecd.commands.top_view import lines
 from mlsecd.meters import Meters
 from mlsecd.records import Severity
+from mlsecd.sinks.metrics_view import DetectorHealth
 from mlsecd.web.routes import Pages, routes
 from mlsecd.web.server import WebServer
 from mlsecd.web.status import present
@@ -121,6 +122,26 @@ def test_a_synthetic_finding_wears_no_alarm() -> None:
     one = active(severity=Severity.CRITICAL, synthetic=True)
     (row,) = [line for line in lines(status(active=[one]), {}, 200, colour=True) if "synthetic: " in line]
     assert "\033[31m" not in row
+
+
+def test_reason_and_action_are_told_in_full_on_a_narrow_terminal() -> None:
+    shown = lines(status(active=[active()]), {}, 80, colour=False)
+    told = " ".join(" ".join(shown).split())
+    assert "walks along a boundary" in told
+    assert "do: Revoke the key." in told
+    assert all(len(line) <= 80 for line in shown)
+
+
+def test_what_is_for_information_and_what_simply_works_takes_a_line() -> None:
+    many = [
+        active(f"{i:016x}", detector="gpu_short_jobs", subject_kind="gpu", severity=Severity.INFO) for i in range(8)
+    ]
+    detectors = [DetectorHealth(f"d{i}", "armed") for i in range(9)] + [DetectorHealth("sick", "stale", "why")]
+    shown = lines(status(active=many, detectors=detectors), {}, 120, colour=False)
+    assert "OTHER FINDINGS, FOR INFORMATION (8): gpu_short_jobs" in shown
+    assert sum("d0" in line for line in shown) == 1
+    assert any(line.startswith("  9 armed: d0, d1") for line in shown)
+    assert any(line.split() == ["sick", "stale", "why"] for line in shown)
 
 
 def test_a_models_rate_is_between_two_looks() -> None:

@@ -55,7 +55,7 @@ OVERVIEW: Final = Board(
                 ),
             ),
         ),
-        ("Findings", found(".+", "README")),
+        ("Findings", found(".+", "README", height=14)),
         (
             "Traffic",
             (
@@ -104,8 +104,9 @@ EXTRACTION: Final = Board(
                     "Accounts held closely",
                     "Accounts with a window of their last queries.",
                     "mlsecd_detector_hot_clients",
+                    width=6,
                 ),
-                gauge("Accounts held by counts", "Accounts with counts only.", "mlsecd_detector_cold_clients"),
+                gauge("Accounts held by counts", "Accounts with counts only.", "mlsecd_detector_cold_clients", width=6),
                 Panel(
                     "lines",
                     "Requests that nobody can judge",
@@ -113,15 +114,19 @@ EXTRACTION: Final = Board(
                     (
                         (
                             "sum by (detector) (deriv(mlsecd_detector_unattributed_rows{@}[$__rate_interval]))",
-                            "no client",
+                            "{{detector}}: no client",
                         ),
-                        ("sum by (detector) (deriv(mlsecd_detector_unscored_rows{@}[$__rate_interval]))", "no vector"),
+                        (
+                            "sum by (detector) (deriv(mlsecd_detector_unscored_rows{@}[$__rate_interval]))",
+                            "{{detector}}: no vector",
+                        ),
                         (
                             "sum by (detector) (deriv(mlsecd_detector_mismatched_rows{@}[$__rate_interval]))",
-                            "other width",
+                            "{{detector}}: other width",
                         ),
                     ),
                     unit="reqps",
+                    width=12,
                     runbook="MlsecdDetectorMismatch",
                 ),
                 Panel(
@@ -152,12 +157,13 @@ EXTRACTION: Final = Board(
                 Panel(
                     "lines",
                     "Age of the calibration",
-                    "Since the recording that it was learnt from ended. After thirty days there is a ticket.",
+                    "Since the recording behind it ended; 0: that has no date. After thirty days there is a ticket.",
                     (
                         (
                             (
-                                "mlsecd_heartbeat_timestamp_seconds{@} - on (job, instance) group_right () "
-                                "mlsecd_detector_calibration_timestamp_seconds{@}"
+                                "(mlsecd_heartbeat_timestamp_seconds{@} - on (job, instance) group_right () "
+                                "mlsecd_detector_calibration_timestamp_seconds{@}) "
+                                "* (mlsecd_detector_calibration_timestamp_seconds{@} > bool 1e9)"
                             ),
                             BY_DETECTOR,
                         ),

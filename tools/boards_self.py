@@ -27,6 +27,15 @@ SELF: Final = Board(
                 ),
                 one("Log chains whole", "Hosts whose forensic log verified.", "sum(mlsecd_forensic_log_chain_ok{@})"),
                 one(
+                    "Last anchor",
+                    "Since syslog was told how far a log came, the longest of all hosts; -1: no host anchors its log.",
+                    "max(mlsecd_heartbeat_timestamp_seconds{@} - on (job, instance) "
+                    "mlsecd_forensic_log_anchor_timestamp_seconds{@}) or vector(-1)",
+                    660,
+                    "MlsecdForensicLogNotAnchored",
+                    "s",
+                ),
+                one(
                     "Logs blocked",
                     "Hosts that cannot write their forensic log: findings wait in memory.",
                     "sum(mlsecd_forensic_log_blocked{@})",
