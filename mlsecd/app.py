@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from mlsecd import baseline as baselines
-from mlsecd import guest, kernels, plugins
+from mlsecd import credentials, guest, kernels, plugins
 from mlsecd.config import Config
 from mlsecd.detectors.base import Detector
 from mlsecd.engines.fold import Fold
@@ -185,5 +185,6 @@ def resume(sources: list[Source], sections: dict[str, bytes]) -> list[str]:
 
 
 def make_sources(config: Config, meters: Meters) -> list[Source]:
-    """The sources that are switched on."""
+    """The sources that are switched on; :class:`~mlsecd.errors.ConfigError` where their key cannot be used."""
+    credentials.check(config)
     return [cls(params, meters) for name, cls in plugins.sources().items() if (params := config.sources[name]).enabled]

@@ -154,9 +154,10 @@ def _add_check(commands: _Commands, shared: argparse.ArgumentParser) -> None:
 
 
 def _check_config(args: argparse.Namespace) -> int:
-    from mlsecd import config  # noqa: PLC0415
+    from mlsecd import config, credentials  # noqa: PLC0415
 
     loaded = config.load(args.config, tuple(args.set))
+    credentials.check(loaded)
     if loaded.web.config_file:
         from mlsecd.web.access import Access  # noqa: PLC0415
 

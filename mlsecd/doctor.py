@@ -15,7 +15,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from mlsecd import app, ask, baseline, doctor_coverage, plugins
+from mlsecd import app, ask, baseline, credentials, doctor_coverage, plugins
 from mlsecd.config import Config
 from mlsecd.errors import ConfigError, MlsecdError
 from mlsecd.meters import Meters
@@ -164,9 +164,10 @@ def _identity(config: Config) -> Iterator[Check]:
     """The key that names clients: taps and this daemon must read the same one."""
     path = key_path()
     _, trouble = load_key(path)
-    wanted = any(config.sources[name].enabled for name in ("otlp", "litellm", "syslog", "request_log"))
+    wanted = credentials.wanted(config)
     if trouble:
-        yield Check("identity key", "blind" if wanted else "info", trouble)
+        state: State = "info" if not wanted else "broken" if path else "blind"
+        yield Check("identity key", state, trouble)
     else:
         yield Check("identity key", "ok", f"{path}: the same file must be MLSECD_KEY_FILE of the taps")
 

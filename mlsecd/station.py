@@ -22,7 +22,7 @@ from mlsecd.runner import Health, Inbox, Runner
 from mlsecd.selftest_result import Watch, path_in
 from mlsecd.sinks.forensic_log import ForensicLog
 from mlsecd.sinks.log_anchor import Anchor
-from mlsecd.sinks.snapshot import read_snapshot, write_snapshot
+from mlsecd.sinks.snapshot import read_snapshot, set_aside, write_snapshot
 
 __all__ = ["Station"]
 
@@ -131,15 +131,23 @@ class Station:
             try:
                 sections = read_snapshot(self._state)
             except StateError as error:
-                self._say.warning("the saved state is left aside", why=str(error))
+                self._left_aside("the saved state is left aside", str(error))
         if sections is None:
             return
         lost = app.restore(self.pipeline, sections)
         if self._log is not None and "log" in sections:
             self._log.resume(sections["log"])
         lost += app.resume([runner.source for runner in self.runners], sections)
-        for what in lost:
-            self._say.warning("part of the state starts afresh", why=what)
+        if lost and handed is None:
+            self._left_aside("part of the saved state is left aside", "; ".join(lost))
+        elif lost:
+            self._say.warning("part of the state starts afresh", why="; ".join(lost))
+
+    def _left_aside(self, event: str, why: str) -> None:
+        """One line; the file is kept, since the mlsecd that wrote it, an older or a newer one, can go on from it."""
+        kept = set_aside(self._state, time.time())
+        hint = f"it is learnt anew; to go back to it, put {kept} in its place while mlsecd is stopped" if kept else ""
+        self._say.warning(event, why=why, hint=hint or "it is learnt anew, and could not be kept")
 
     def tick(self) -> None:
         """Fold what came, deliver what was found, publish how things stand."""
