@@ -30,6 +30,10 @@ _CAP_DAC_READ_SEARCH, _CAP_SYS_PTRACE = 2, 19  # bits of CapEff, linux/capabilit
 _PR_GET_MDWE = 66  # linux/prctl.h
 _POLL_SECONDS = 5.0
 _MEMORY_BYTES = 300 << 20  # the budget of docs/performance.md and room for a hundred accounts more
+_WITHOUT_FD = (
+    "of other users' processes exposure_services sees no ports, egress_bytes no peers, process_inference no "
+    "LD_PRELOAD; gpu_unlisted_process and integrity_weights see what is mapped and not what is open"
+)
 _EARLIEST = 1_735_689_600.0  # 2025-01-01: a clock before this was never set
 
 
@@ -97,7 +101,20 @@ def _privileges(_: Config) -> Iterator[Check]:
     if effective >> _CAP_DAC_READ_SEARCH & 1:
         yield Check("CAP_DAC_READ_SEARCH", "ok", "descriptors and sockets of other users' processes are readable")
     else:
-        yield Check("CAP_DAC_READ_SEARCH", "info", "not held: no descriptors of others (a drop-in grants it)")
+        yield Check("CAP_DAC_READ_SEARCH", "info", f"not held (drop-in 20-fd): {_WITHOUT_FD}")
+    for home in ("/home", "/root"):
+        if _hidden(home):
+            words = "ProtectHome= (drop-in 10-home): no weights, logs or Jupyter runtime files there are seen"
+            yield Check(f"{home} is hidden", "info", words)
+
+
+def _hidden(directory: str) -> bool:
+    """Whether systemd put an empty directory of mode 000 in this one's place: ``ProtectHome=yes``."""
+    try:
+        found = os.stat(directory)  # noqa: PTH116 - Path.stat raises the same
+    except OSError:
+        return False
+    return not found.st_mode & 0o777
 
 
 def _memory(_: Config) -> Iterator[Check]:

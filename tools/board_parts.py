@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from tools.panels import Panel
 
@@ -95,9 +95,16 @@ def gauge(title: str, about: str, name: str, unit: str = "short", legend: str = 
 
 
 def one(
-    title: str, about: str, expr: str, red_from: float | None = None, runbook: str = "", unit: str = "short"
+    title: str,
+    about: str,
+    expr: str,
+    red_from: float | None = None,
+    runbook: str = "",
+    unit: str = "short",
+    **more: Any,
 ) -> Panel:
-    return Panel("stat", title, about, ((expr, ""),), unit=unit, width=4, height=4, red_from=red_from, runbook=runbook)
+    look = {"width": 4, "height": 4, **more}
+    return Panel("stat", title, about, ((expr, ""),), unit=unit, red_from=red_from, runbook=runbook, **look)
 
 
 def over_time(title: str, about: str, expr: str, unit: str, legend: str = BY_HOST, runbook: str = "") -> Panel:

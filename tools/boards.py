@@ -110,19 +110,19 @@ EXTRACTION: Final = Board(
                 Panel(
                     "lines",
                     "Requests that nobody can judge",
-                    "Per second: no client named, no vector, or a vector of another width than the baseline's.",
+                    "Per second, by the detector that misses most: no client named, no vector, or one of another width.",
                     (
                         (
-                            "sum by (detector) (deriv(mlsecd_detector_unattributed_rows{@}[$__rate_interval]))",
-                            "{{detector}}: no client",
+                            "max(deriv(mlsecd_detector_unattributed_rows{@}[$__rate_interval]))",
+                            "no client",
                         ),
                         (
-                            "sum by (detector) (deriv(mlsecd_detector_unscored_rows{@}[$__rate_interval]))",
-                            "{{detector}}: no vector",
+                            "max(deriv(mlsecd_detector_unscored_rows{@}[$__rate_interval]))",
+                            "no vector",
                         ),
                         (
-                            "sum by (detector) (deriv(mlsecd_detector_mismatched_rows{@}[$__rate_interval]))",
-                            "{{detector}}: other width",
+                            "max(deriv(mlsecd_detector_mismatched_rows{@}[$__rate_interval]))",
+                            "other width",
                         ),
                     ),
                     unit="reqps",
@@ -136,6 +136,7 @@ EXTRACTION: Final = Board(
                     ((CARRIED, "{{field}}"),),
                     unit="percentunit",
                     width=24,
+                    fill=0,
                 ),
             ),
         ),
@@ -225,6 +226,8 @@ DRIFT: Final = Board(
                     ),
                     unit="percentunit",
                     width=12,
+                    height=10,
+                    fill=0,
                 ),
                 Panel(
                     "lines",
@@ -236,6 +239,7 @@ DRIFT: Final = Board(
                     ),
                     unit="reqps",
                     width=12,
+                    height=10,
                 ),
             ),
         ),

@@ -107,7 +107,7 @@ GPU: Final = Board(
                     "What each GPU is and how it is set up. A mode that changed without a reason is a finding.",
                     (('mlsecd_gpu_info{@, gpu=~"$gpu"}', ""),),
                     width=24,
-                    height=10,
+                    height=11,
                 ),
             ),
         ),

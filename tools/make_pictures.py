@@ -10,6 +10,7 @@ import contextlib
 import http.server
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -103,7 +104,11 @@ def start_daemon(work: Path, stack: contextlib.ExitStack, env: dict[str, str]) -
     shutil.copy(ROOT / "mlsecd" / "data" / "demo" / "baseline.npz", work / "state")
     daemon = Daemon(work, env, PLAYED.format(work=work))
     # the shipped lateness: what is played through a socket is late for the tests' half second
-    daemon.file.write_text(daemon.file.read_text().replace("lateness_seconds = 0.5", "lateness_seconds = 2.0"))
+    text = daemon.file.read_text().replace("lateness_seconds = 0.5", "lateness_seconds = 2.0")
+    syslog = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+    syslog.bind(str(work / "syslog"))  # one that listens is enough
+    anchored = f'[sinks.forensic_log]\nanchor = "{work}/syslog"\n'
+    daemon.file.write_text(text.replace("[sinks.forensic_log]\n", anchored))
     stack.callback(daemon.close)
     return daemon.start()
 

@@ -46,7 +46,7 @@ RUNBOOKS: Final = "https://mlsecd.example/runbooks"  # a placeholder, as in the 
 _SOURCE: Final = DataSourceRef(type_val="prometheus", uid="${datasource}")
 _HIDDEN: Final = ("Time", "Value", "__name__", "job", "slot", "campaign")
 _FIRST: Final = ("severity", "detector", "finding", "instance", "index", "name")  # of a table's columns
-_COLOURS: Final = {"critical": "dark-red", "high": "red", "medium": "orange", "low": "blue", "info": "text"}
+_COLOURS: Final = {"critical": "dark-red", "high": "red", "medium": "orange", "low": "blue", "info": "#8e8e8e"}
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,8 @@ class Panel:
     stacked: bool = False
     exemplars: bool = False
     top: float = 1.0  # what the axis goes up to where nothing is higher; Grafana draws 0 as a line below 100
+    fill: int = 8  # per cent; none where many lines lie on each other
+    words: tuple[tuple[int, str], ...] = ()  # what a stat says in place of a value
     states: tuple[tuple[int, str, str], ...] = ((0, "no", "transparent"), (1, "yes", "blue"))  # value, text, colour
     runbook: str = ""
     body: str = ""  # of a text panel, Markdown
@@ -175,15 +177,22 @@ def _stat(panel: Panel) -> Any:
     made = stat.Panel().unit(panel.unit).color_mode(units.BigValueColorMode.VALUE)
     made = made.graph_mode(units.BigValueGraphMode.NONE)
     made = made.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+    if panel.words:
+        texts = {str(value): ValueMappingResult(text=word) for value, word in panel.words}
+        made = made.mappings([ValueMap(options=texts)])
     return made.thresholds(_Fixed(_steps(panel)))
 
 
 def _lines(panel: Panel) -> Any:
-    made = timeseries.Panel().unit(panel.unit).line_width(1).fill_opacity(30 if panel.stacked else 8)
+    made = timeseries.Panel().unit(panel.unit).line_width(1).fill_opacity(30 if panel.stacked else panel.fill)
     made = made.show_points(units.VisibilityMode.NEVER).min(0).axis_soft_max(panel.top)
     legend = common.VizLegendOptions().show_legend(True).display_mode(units.LegendDisplayMode.LIST)  # noqa: FBT003
     made = made.legend(legend.placement(units.LegendPlacement.BOTTOM))
     made = made.tooltip(common.VizTooltipOptions().mode(units.TooltipDisplayMode.MULTI))
+    if any(legend == "{{severity}}" for _, legend in panel.exprs):
+        for name, colour in _COLOURS.items():
+            fixed = DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": colour})
+            made = made.override_by_name(name, [fixed])
     if panel.stacked:
         made = made.stacking(common.StackingConfig().mode(units.StackingMode.NORMAL))
     return made.thresholds(_Fixed(_steps(panel)))

@@ -51,6 +51,9 @@ async function frames(panel) {
   return made;
 }
 
+const override = (panel, name, id) =>
+  panel.fieldConfig.overrides.find((one) => one.matcher.options === name)?.properties.find((one) => one.id === id)?.value;
+
 // What Grafana's panel host does to fields: their configuration, colours by series, and how values are written.
 function dressed(panel, data) {
   const { custom, ...rest } = panel.fieldConfig.defaults;
@@ -59,7 +62,7 @@ function dressed(panel, data) {
       if (field.type === FieldType.time) continue;
       field.config = {
         ...rest,
-        color: { mode: panel.type === 'stat' ? 'thresholds' : 'palette-classic' },
+        color: override(panel, field.name, 'color') ?? { mode: panel.type === 'stat' ? 'thresholds' : 'palette-classic' },
         custom,
         ...field.config,
       };
@@ -78,7 +81,7 @@ const mappings = (config) => (config.mappings ?? []).reduce((all, one) => ({ ...
 function Timeline({ panel, made, width, height }) {
   const states = mappings(panel.fieldConfig.defaults);
   const names = made.map((one) => one.frame.fields[1].name);
-  const left = Math.min(360, 12 + 6.2 * Math.max(...names.map((name) => name.length)));
+  const left = Math.min(360, 16 + 6.7 * Math.max(...names.map((name) => name.length)));
   const row = Math.min(24, (height - 40) / made.length);
   const at = (time) => left + ((time / 1000 - start) / (end - start)) * (width - left - 8);
   const bars = (fields) => {
@@ -114,8 +117,8 @@ function Timeline({ panel, made, width, height }) {
       ))}
       {used.map(([value, { text: word, color }], i) => (
         <g key={value}>
-          <rect x={left + i * 90} y={height - 14} width={14} height={5} rx={2} fill={paint(color)} />
-          <text x={left + i * 90 + 20} y={height - 8} {...text}>{word}</text>
+          <rect x={left + i * 90} y={made.length * row + 26} width={14} height={5} rx={2} fill={paint(color)} />
+          <text x={left + i * 90 + 20} y={made.length * row + 32} {...text}>{word}</text>
         </g>
       ))}
     </svg>
@@ -129,9 +132,8 @@ function Rows({ made, panel }) {
   const place = (key) => options.indexByName?.[key] ?? 99;
   const keys = [...new Set(made.flatMap((one) => Object.keys(one.metric)))].filter((key) => !hidden.has(key));
   keys.sort((a, b) => place(a) - place(b) || a.localeCompare(b));
-  const override = (key) => panel.fieldConfig.overrides.find((one) => one.matcher.options === key)?.properties ?? [];
-  const colours = Object.fromEntries(keys.map((key) => [key, mappings({ mappings: override(key).find((one) => one.id === 'mappings')?.value })]));
-  const linked = new Set(keys.filter((key) => override(key).some((one) => one.id === 'links')));
+  const colours = Object.fromEntries(keys.map((key) => [key, mappings({ mappings: override(panel, key, 'mappings') })]));
+  const linked = new Set(keys.filter((key) => override(panel, key, 'links')));
   const cell = { textAlign: 'left', padding: '6px 10px', borderBottom: `1px solid ${theme.colors.border.weak}`, whiteSpace: 'nowrap' };
   const look = (key, value) => ({
     ...cell,

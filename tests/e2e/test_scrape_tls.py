@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes over TLS with a client certificate and a password: the shipped web.yml and job as they are."""
+"""A real Prometheus scrapes over TLS, with certificate and password: the shipped web.yml and job, as they are."""
 
 from __future__ import annotations
 
