@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,8 +82,13 @@ def test_on_a_terminal_it_draws_again_and_leaves_the_screen_as_it_was(served: We
     config.write_text("")
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "mlsecd", "top", "--config", str(config), "--seconds", "0.1"]
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     process = subprocess.Popen(
-        [*command, "--listen", f"127.0.0.1:{served.port}"], stdin=theirs, stdout=theirs, stderr=theirs
+        [*command, "--listen", f"127.0.0.1:{served.port}"],
+        env={name: value for name, value in os.environ.items() if name not in {"LINES", "COLUMNS"}},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
     )
     os.close(theirs)
     seen = b""
@@ -88,7 +96,7 @@ def test_on_a_terminal_it_draws_again_and_leaves_the_screen_as_it_was(served: We
     def drawn() -> bool:
         nonlocal seen
         seen += os.read(ours, 65_536)
-        return seen.count(b"\033[H") >= 2 and b"digits" in seen
+        return seen.count(b"\033[H") >= 2 and b"extraction_account" in seen and b"lines more" in seen
 
     until(drawn, 30)
     process.send_signal(2)

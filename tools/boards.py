@@ -110,7 +110,7 @@ EXTRACTION: Final = Board(
                 Panel(
                     "lines",
                     "Requests that nobody can judge",
-                    "Per second, by the detector that misses most: no client named, no vector, or one of another width.",
+                    "Per second, of the detector that misses most: no client, no vector, or one of another width.",
                     (
                         (
                             "max(deriv(mlsecd_detector_unattributed_rows{@}[$__rate_interval]))",
