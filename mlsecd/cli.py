@@ -158,6 +158,10 @@ def _check_config(args: argparse.Namespace) -> int:
 
     loaded = config.load(args.config, tuple(args.set))
     credentials.check(loaded)
+    if any(getattr(params, "config_file", "") for params in loaded.sources.values()):
+        from mlsecd import gate  # noqa: PLC0415
+
+        gate.check(loaded)
     if loaded.web.config_file:
         from mlsecd.web.access import Access  # noqa: PLC0415
 

@@ -132,9 +132,11 @@ def _served(server: Receivers) -> Iterator[Receivers]:
     with server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import certificates
 import pytest
 from daemons import Daemon, until
 from monitoring import CONFIG, Monitoring, get
@@ -14,19 +15,6 @@ pytestmark = [pytest.mark.needs("prometheus, prometheus-alertmanager, openssl"),
 
 ASKED = ("client_auth_type", "client_ca_file", "client_allowed_sans")
 SCRAPE = ("scheme:", "tls_config:", "basic_auth:")
-
-
-def certificates(directory: Path) -> None:
-    """mlsecd.*: for 127.0.0.1; monitoring-ca.*, and prometheus.* signed by it."""
-    new = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
-    signed = ("-CA", "monitoring-ca.crt", "-CAkey", "monitoring-ca.key")
-    for name, extra in (
-        ("mlsecd", ("-addext", "subjectAltName=IP:127.0.0.1")),
-        ("monitoring-ca", ()),
-        ("prometheus", ("-addext", "subjectAltName=DNS:prometheus.my.org", *signed)),
-    ):
-        made = (*new, "-keyout", f"{name}.key", "-out", f"{name}.crt", "-subj", f"/CN={name}", *extra)
-        subprocess.run(["openssl", *made], cwd=directory, check=True, capture_output=True)
 
 
 def uncommented(text: str, keys: tuple[str, ...]) -> str:
@@ -40,7 +28,7 @@ def uncommented(text: str, keys: tuple[str, ...]) -> str:
 def test_prometheus_scrapes_with_certificate_and_password_and_not_without(
     tmp_path: Path, daemon: Callable[..., Daemon], monitoring: Monitoring
 ) -> None:
-    certificates(tmp_path)
+    certificates.make(tmp_path)
     (tmp_path / "web.yml").write_text(uncommented((CONFIG / "web.yml").read_text(), ASKED))
     one = daemon(None, f'config_file = "{tmp_path}/web.yml"\n').start()
     example = (CONFIG / "prometheus" / "prometheus.yml").read_text()
