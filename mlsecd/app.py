@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from mlsecd import baseline as baselines
-from mlsecd import guest, kernels, plugins
+from mlsecd import credentials, gate, guest, kernels, log, plugins
 from mlsecd.config import Config
 from mlsecd.detectors.base import Detector
 from mlsecd.engines.fold import Fold
@@ -22,6 +22,7 @@ from mlsecd.kernels import Kernels
 from mlsecd.kernels.polite import Told
 from mlsecd.meters import Meters
 from mlsecd.sources.base import Source
+from mlsecd.sources.posted import PostedSource
 
 __all__ = ["Pipeline", "load_kernels", "make_fold", "make_pipeline", "make_sources", "restore", "resume", "state"]
 
@@ -185,5 +186,16 @@ def resume(sources: list[Source], sections: dict[str, bytes]) -> list[str]:
 
 
 def make_sources(config: Config, meters: Meters) -> list[Source]:
-    """The sources that are switched on."""
-    return [cls(params, meters) for name, cls in plugins.sources().items() if (params := config.sources[name]).enabled]
+    """The sources that are switched on; :class:`~mlsecd.errors.ConfigError` where their key cannot be used."""
+    credentials.check(config)
+    made = []
+    for name, cls in plugins.sources().items():
+        params = config.sources[name]
+        if params.enabled:
+            source = cls(params, meters)
+            if isinstance(source, PostedSource):
+                source.gate = gate.gate_of(
+                    name, params, lambda why: log.get().error("web.yml stays as it was", why=why)
+                )
+            made.append(source)
+    return made

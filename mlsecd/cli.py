@@ -154,9 +154,14 @@ def _add_check(commands: _Commands, shared: argparse.ArgumentParser) -> None:
 
 
 def _check_config(args: argparse.Namespace) -> int:
-    from mlsecd import config  # noqa: PLC0415
+    from mlsecd import config, credentials  # noqa: PLC0415
 
     loaded = config.load(args.config, tuple(args.set))
+    credentials.check(loaded)
+    if any(getattr(params, "config_file", "") for params in loaded.sources.values()):
+        from mlsecd import gate  # noqa: PLC0415
+
+        gate.check(loaded)
     if loaded.web.config_file:
         from mlsecd.web.access import Access  # noqa: PLC0415
 
@@ -319,12 +324,18 @@ def _add_log(commands: _Commands, shared: argparse.ArgumentParser) -> None:
     verify.add_argument(
         "--anchor", metavar="SEQ:SHA256", help="a head that was kept elsewhere: shows that nothing up to it was cut off"
     )
+    verify.add_argument(
+        "--anchors",
+        metavar="FILE",
+        help="lines with the heads that syslog was told (sinks.forensic_log.anchor): "
+        "journalctl -t mlsecd-anchor -o cat | mlsecd log verify --anchors -",
+    )
 
 
 def _log_verify(args: argparse.Namespace) -> int:
     from mlsecd.commands import log_verify  # noqa: PLC0415
 
-    return log_verify.run(args.directory, args.anchor, args.config, tuple(args.set), as_json=args.json)
+    return log_verify.run(args.directory, args.anchor, args.anchors, args.config, tuple(args.set), as_json=args.json)
 
 
 if __name__ == "__main__":

@@ -106,6 +106,14 @@ class ForensicLog(_Section, frozen=True, kw_only=True):
     )
     max_segment_seconds: Annotated[Seconds, Meta(description="a segment is sealed at this age")] = 86_400.0
     max_segments: Annotated[int, Meta(ge=2, description="older segments are deleted, and that is recorded")] = 400
+    anchor: Annotated[
+        str,
+        Meta(
+            max_length=107,
+            description="syslog's Unix socket (/dev/log) that is told the head of the chain; empty: none",
+        ),
+    ] = ""
+    anchor_seconds: Annotated[float, Meta(ge=10, le=86_400, description="seconds between two tellings")] = 300.0
 
 
 class Sinks(_Section, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ import os
 import pwd
 import shlex
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from mlsecd import app, ask, baseline, doctor_coverage, floors, plugins
+from mlsecd import app, ask, baseline, credentials, doctor_coverage, floors, plugins
 from mlsecd.config import Config
 from mlsecd.errors import ConfigError, MlsecdError
 from mlsecd.meters import Meters
@@ -31,6 +32,10 @@ _PR_GET_MDWE = 66  # linux/prctl.h
 _POLL_SECONDS = 5.0
 _MEMORY_BYTES = 300 << 20  # the budget of docs/performance.md and room for a hundred accounts more
 _FLOORS_DAYS = 120  # NVIDIA publishes each quarter
+_WITHOUT_FD = (
+    "of other users' processes exposure_services sees no ports, egress_bytes no peers, process_inference no "
+    "LD_PRELOAD; gpu_unlisted_process and integrity_weights see what is mapped and not what is open"
+)
 _EARLIEST = 1_735_689_600.0  # 2025-01-01: a clock before this was never set
 
 
@@ -51,6 +56,7 @@ def examine(config: Config, *, blind_spots: bool = False) -> Iterator[Check]:
         _privileges,
         _memory,
         _directories,
+        _anchor,
         _clock,
         _identity,
         _cuda,
@@ -98,7 +104,20 @@ def _privileges(_: Config) -> Iterator[Check]:
     if effective >> _CAP_DAC_READ_SEARCH & 1:
         yield Check("CAP_DAC_READ_SEARCH", "ok", "descriptors and sockets of other users' processes are readable")
     else:
-        yield Check("CAP_DAC_READ_SEARCH", "info", "not held: no descriptors of others (a drop-in grants it)")
+        yield Check("CAP_DAC_READ_SEARCH", "info", f"not held (drop-in 20-fd): {_WITHOUT_FD}")
+    for home in ("/home", "/root"):
+        if _hidden(home):
+            words = "ProtectHome= (drop-in 10-home): no weights, logs or Jupyter runtime files there are seen"
+            yield Check(f"{home} is hidden", "info", words)
+
+
+def _hidden(directory: str) -> bool:
+    """Whether systemd put an empty directory of mode 000 in this one's place: ``ProtectHome=yes``."""
+    try:
+        found = os.stat(directory)  # noqa: PTH116 - Path.stat raises the same
+    except OSError:
+        return False
+    return not found.st_mode & 0o777
 
 
 def _memory(_: Config) -> Iterator[Check]:
@@ -125,6 +144,24 @@ def _directories(config: Config) -> Iterator[Check]:
             yield Check(f"{what} directory", state, f"{path}, {free / 1e9:.1f} GB free")
 
 
+def _anchor(config: Config) -> Iterator[Check]:
+    """Whether anybody but this log's writer knows how far it came."""
+    params = config.sinks.forensic_log
+    if not params.enabled:
+        return
+    if not params.anchor:
+        words = "none: who may write the log can cut it off unseen; set sinks.forensic_log.anchor"
+        yield Check("forensic log anchor", "info", words)
+        return
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.connect(params.anchor)
+    except OSError as error:
+        yield Check("forensic log anchor", "broken", f"{params.anchor}: {error.strerror}: no syslog listens there")
+    else:
+        yield Check("forensic log anchor", "ok", f"syslog is told the head each {params.anchor_seconds:g} s")
+
+
 def _install(path: Path) -> str:
     """The command that makes a directory for who runs this."""
     uid = os.geteuid()
@@ -147,9 +184,10 @@ def _identity(config: Config) -> Iterator[Check]:
     """The key that names clients: taps and this daemon must read the same one."""
     path = key_path()
     _, trouble = load_key(path)
-    wanted = any(config.sources[name].enabled for name in ("otlp", "litellm", "syslog", "request_log"))
+    wanted = credentials.wanted(config)
     if trouble:
-        yield Check("identity key", "blind" if wanted else "info", trouble)
+        state: State = "info" if not wanted else "broken" if path else "blind"
+        yield Check("identity key", state, trouble)
     else:
         yield Check("identity key", "ok", f"{path}: the same file must be MLSECD_KEY_FILE of the taps")
 

@@ -17,13 +17,13 @@ import msgspec
 
 from mlsecd import app, baseline, drills, plugins
 from mlsecd.config import Config
-from mlsecd.detectors.base import Detector, Section
+from mlsecd.detectors.base import Detector, Params, Section
 from mlsecd.engines.replay import replay
 from mlsecd.errors import MlsecdError
 from mlsecd.findings.ledger import Ledger
 from mlsecd.kernels import Kernels
 from mlsecd.meters import Meters
-from mlsecd.records import Finding, Severity
+from mlsecd.records import Finding, Records, Severity
 from mlsecd.sinks import log_verify
 from mlsecd.sinks.forensic_log import ForensicLog
 from mlsecd.sinks.metrics_view import Build, MetricsView
@@ -61,7 +61,10 @@ def _tried(
 ) -> Outcome:
     started = time.monotonic()
     try:
-        found = _fold(config, cls(drills.fits(drill, config.detectors[cls.name]), kernels, section), drill)
+        params = drills.fits(drill, config.detectors[cls.name])
+        if drill.ordinary is not None:
+            section = _learnt(cls, params, kernels, drill.ordinary())
+        found = _fold(config, cls(params, kernels, section), drill)
         problem = _path_problem(config, cls.name, found)
     except Exception as error:  # noqa: BLE001 - a detector that raises is the outcome; the others are tried all the same
         problem = f"{type(error).__name__}: {error}"
@@ -69,6 +72,14 @@ def _tried(
     if problem:
         return Outcome(cls.name, "failed", f"{drill.what}: {problem}", seconds)
     return Outcome(cls.name, "passed", f"{drill.what}: found, logged and shown as synthetic", seconds)
+
+
+def _learnt(cls: type[Detector], params: Params, kernels: Kernels, ordinary: list[Records]) -> Section:
+    """What the detector learns from the drill's ordinary records, by its own fit."""
+    fit = cls.fit(ordinary, params, kernels)
+    if fit is None or fit.section is None:
+        raise MlsecdError(f"it learnt nothing from ordinary records: {fit.refused if fit else 'it has no baseline'}")
+    return fit.section
 
 
 def _fold(config: Config, detector: Detector, drill: drills.Drill) -> list[Finding]:

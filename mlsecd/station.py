@@ -21,7 +21,8 @@ from mlsecd.records import Finding
 from mlsecd.runner import Health, Inbox, Runner
 from mlsecd.selftest_result import Watch, path_in
 from mlsecd.sinks.forensic_log import ForensicLog
-from mlsecd.sinks.snapshot import read_snapshot, write_snapshot
+from mlsecd.sinks.log_anchor import Anchor
+from mlsecd.sinks.snapshot import read_snapshot, set_aside, write_snapshot
 
 __all__ = ["Station"]
 
@@ -48,6 +49,8 @@ class Station:
         ]
         self._log: ForensicLog | None = None
         self._log_blocked = False
+        self._anchor: Anchor | None = None
+        self._anchor_why = ""
         self._state = Path(config.daemon.state_dir) / "state.snapshot"
         self._snapshot_due = time.monotonic() + config.daemon.snapshot_seconds
         self._selftest = Watch(path_in(config.daemon.state_dir), meters, frozenset(config.detectors))
@@ -69,6 +72,7 @@ class Station:
                 self._meters,
                 technique_names=controls.catalogues()["atlas"].names,
             )
+        self._anchor = self._make_anchor()
         self._restore(handed)
         self._watch_log()
         self._catch_up(time.monotonic() + _CATCH_UP_SECONDS)
@@ -96,6 +100,24 @@ class Station:
         else:
             self._say.info("the forensic log takes findings again")
 
+    def _make_anchor(self) -> Anchor:
+        params = self.config.sinks.forensic_log
+        path = params.anchor if params.enabled else ""
+        return Anchor(path, params.anchor_seconds, self.config.host, self._meters)
+
+    def _tell_anchor(self, *, last: bool = False) -> None:
+        """Hand over the head of the log; one line when syslog begins to refuse it, and one when it takes it again."""
+        if self._log is None or self._anchor is None:
+            return
+        self._anchor.look(self._log.log_id, self._log.head, last=last)
+        if self._anchor.why == self._anchor_why:
+            return
+        self._anchor_why = self._anchor.why
+        if self._anchor_why:
+            self._say.error("the forensic log is not anchored", why=self._anchor_why, hint="sinks.forensic_log.anchor")
+        else:
+            self._say.info("the forensic log is anchored again")
+
     def _catch_up(self, deadline: float) -> None:
         """Fold what was written while we were down, before the clock of the other sources makes it late."""
         for runner in self.runners:
@@ -109,15 +131,23 @@ class Station:
             try:
                 sections = read_snapshot(self._state)
             except StateError as error:
-                self._say.warning("the saved state is left aside", why=str(error))
+                self._left_aside("the saved state is left aside", str(error))
         if sections is None:
             return
         lost = app.restore(self.pipeline, sections)
         if self._log is not None and "log" in sections:
             self._log.resume(sections["log"])
         lost += app.resume([runner.source for runner in self.runners], sections)
-        for what in lost:
-            self._say.warning("part of the state starts afresh", why=what)
+        if lost and handed is None:
+            self._left_aside("part of the saved state is left aside", "; ".join(lost))
+        elif lost:
+            self._say.warning("part of the state starts afresh", why="; ".join(lost))
+
+    def _left_aside(self, event: str, why: str) -> None:
+        """One line; the file is kept, since the mlsecd that wrote it, an older or a newer one, can go on from it."""
+        kept = set_aside(self._state, time.time())
+        hint = f"it is learnt anew; to go back to it, put {kept} in its place while mlsecd is stopped" if kept else ""
+        self._say.warning(event, why=why, hint=hint or "it is learnt anew, and could not be kept")
 
     def tick(self) -> None:
         """Fold what came, deliver what was found, publish how things stand."""
@@ -125,6 +155,7 @@ class Station:
         if self._log is not None:
             self._log.retry()
             self._watch_log()
+            self._tell_anchor()
         if time.monotonic() >= self._snapshot_due:
             self._save(self.state())
         self.publish()
@@ -190,6 +221,7 @@ class Station:
             self.deliver(self.pipeline.fold.push(records))
         if self._log is not None:
             self._log.close()  # before the state is taken: what it still could not write is part of it
+            self._tell_anchor(last=True)
         sections = self.state()
         self._save(sections)
         return sections

@@ -18,7 +18,7 @@ _shtab_mlsecd_record_option_strings=(-h --help --config --set --log-level --log-
 _shtab_mlsecd_doctor_option_strings=(-h --help --config --set --log-level --log-format --json --verbose)
 _shtab_mlsecd_top_option_strings=(-h --help --config --set --log-level --log-format --once --json --listen --seconds)
 _shtab_mlsecd_selftest_option_strings=(-h --help --config --set --log-level --log-format --json)
-_shtab_mlsecd_log_verify_option_strings=(-h --help --config --set --log-level --log-format --json --anchor)
+_shtab_mlsecd_log_verify_option_strings=(-h --help --config --set --log-level --log-format --json --anchor --anchors)
 _shtab_mlsecd_log_option_strings=(-h --help)
 _shtab_mlsecd_option_strings=(-h --help --version)
 

@@ -76,10 +76,10 @@ class Monitoring:
         self.prometheus, self.alertmanager = free_port(), free_port()
         self.receivers = stack.enter_context(_served(Receivers()))
 
-    def start(self, *daemons: int) -> None:
-        """Start both, and wait until Prometheus has scraped each daemon."""
+    def start(self, *daemons: int, more: str = "") -> None:
+        """Start both, and wait until Prometheus has scraped each daemon; ``more`` ends the scrape configuration."""
         self.start_alertmanager()
-        (self._directory / "prometheus.yml").write_text(_prometheus_yml(daemons, self.alertmanager))
+        (self._directory / "prometheus.yml").write_text(_prometheus_yml(daemons, self.alertmanager) + more)
         rules = (CONFIG / "prometheus" / "mlsecd.rules.yml").read_text()
         (self._directory / "mlsecd.rules.yml").write_text(rules.replace("interval: 30s", "interval: 1s"))
         self._run(
@@ -132,9 +132,11 @@ def _served(server: Receivers) -> Iterator[Receivers]:
     with server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 
 from mlsecd import cli, config, drills, plugins, selftest
+from mlsecd.config import Config
+from mlsecd.detectors.base import Fit
+from mlsecd.detectors.extraction_language import ExtractionLanguage
 from mlsecd.detectors.gpu_lost import GpuLost
 from mlsecd.errors import MlsecdError
 from mlsecd.meters import Meters
@@ -29,15 +32,59 @@ def all_but(*names: str) -> str:
     return off(*(name for name in plugins.detectors() if name not in names))
 
 
-@pytest.mark.timeout(300)
-def test_every_detector_is_tried_and_the_result_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+# whom each drill must accuse: the kind of subject, and a part of its name
+WANTED = {
+    "campaign_extraction": ("campaign", ""),
+    "drift_gpu": ("gpu", "GPU-"),
+    "drift_requests": ("model", "digits"),
+    "egress_bytes": ("process", "/opt/server/bin/python"),
+    "exposure_services": ("process", "Jupyter"),
+    "extraction_account": ("client", "k-demothief"),
+    "extraction_exposure": ("client", "k-collector"),
+    "extraction_language": ("client", "k-distiller"),
+    "extraction_parameters": ("client", "k-sweeper"),
+    "gpu_foreign_process": ("process", "/tmp/.x/kworker"),
+    "gpu_health": ("gpu", "xid 95"),
+    "gpu_hidden_memory": ("gpu", "GPU-"),
+    "gpu_load_without_requests": ("gpu", "GPU-"),
+    "gpu_lost": ("gpu", "GPU-"),
+    "gpu_posture": ("gpu", "ecc_mode"),
+    "gpu_power_unexplained": ("gpu", "GPU-"),
+    "gpu_short_jobs": ("gpu", "accounting unseen"),
+    "gpu_unlisted_process": ("process", "/tmp/.x/kworker"),
+    "integrity_weights": ("file", "/models/drill.safetensors"),
+    "process_inference": ("process", "child /usr/bin/bash"),
+}
+
+
+@pytest.mark.timeout(600)
+def test_every_detector_finds_its_drill_and_the_result_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: dict[str, list[Finding]] = {}
+    look = selftest._path_problem
+
+    def noted(config: Config, name: str, findings: list[Finding]) -> str:
+        found[name] = findings
+        return look(config, name, findings)
+
+    monkeypatch.setattr(selftest, "_path_problem", noted)
     assert cli.main(["selftest", "--json", "--config", str(settings(tmp_path))]) == 0
     told = {row["detector"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
-    assert set(told) == set(plugins.detectors())
-    assert {name for name, row in told.items() if row["state"] == "passed"} == set(drills.DRILLS)
-    assert {row["state"] for name, row in told.items() if name not in drills.DRILLS} <= {"untried"}
+    assert {name for name, row in told.items() if row["state"] == "passed"} == set(plugins.detectors()) == set(WANTED)
     kept = json.loads((tmp_path / "selftest.json").read_text())
-    assert kept["passed"] == dict.fromkeys(drills.DRILLS, True)
+    assert kept["passed"] == dict.fromkeys(told, True)
+    for name, (kind, part) in WANTED.items():
+        accused = [(one.subject_kind, one.subject) for one in found[name]]
+        assert any(kind == its_kind and part in subject for its_kind, subject in accused), f"{name}: {accused}"
+
+
+def test_a_detector_that_learns_nothing_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = Fit(None, "no traffic")
+    monkeypatch.setattr(ExtractionLanguage, "fit", classmethod(lambda *_: refused))
+    loaded = config.load(str(settings(tmp_path, all_but("extraction_language"))))
+    (outcome,) = [one for one in selftest.run(loaded) if one.state != "off"]
+    assert (outcome.state, "learnt nothing from ordinary records: no traffic" in outcome.detail) == ("failed", True)
 
 
 def test_a_detector_that_sees_nothing_fails_and_one_that_is_off_is_not_tried(
@@ -106,5 +153,5 @@ def test_the_daemon_shows_the_latest_result_and_nothing_else(tmp_path: Path) -> 
     assert meters.gauges()["mlsecd_selftest_success"] == {(("detector", "b"),): 1.0}
 
 
-def test_no_drill_is_for_a_detector_that_does_not_exist() -> None:
-    assert set(drills.DRILLS) <= set(plugins.detectors())
+def test_every_detector_has_a_drill_and_every_drill_its_detector() -> None:
+    assert set(drills.DRILLS) == set(plugins.detectors())

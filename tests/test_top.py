@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +22,7 @@ from mlsecd import cli
 from mlsecd.commands.top_view import lines
 from mlsecd.meters import Meters
 from mlsecd.records import Severity
+from mlsecd.sinks.metrics_view import DetectorHealth
 from mlsecd.web.routes import Pages, routes
 from mlsecd.web.server import WebServer
 from mlsecd.web.status import present
@@ -78,8 +82,13 @@ def test_on_a_terminal_it_draws_again_and_leaves_the_screen_as_it_was(served: We
     config.write_text("")
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "mlsecd", "top", "--config", str(config), "--seconds", "0.1"]
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     process = subprocess.Popen(
-        [*command, "--listen", f"127.0.0.1:{served.port}"], stdin=theirs, stdout=theirs, stderr=theirs
+        [*command, "--listen", f"127.0.0.1:{served.port}"],
+        env={name: value for name, value in os.environ.items() if name not in {"LINES", "COLUMNS"}},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
     )
     os.close(theirs)
     seen = b""
@@ -87,7 +96,7 @@ def test_on_a_terminal_it_draws_again_and_leaves_the_screen_as_it_was(served: We
     def drawn() -> bool:
         nonlocal seen
         seen += os.read(ours, 65_536)
-        return seen.count(b"\033[H") >= 2 and b"digits" in seen
+        return seen.count(b"\033[H") >= 2 and b"extraction_account" in seen and b"lines more" in seen
 
     until(drawn, 30)
     process.send_signal(2)
@@ -121,6 +130,26 @@ def test_a_synthetic_finding_wears_no_alarm() -> None:
     one = active(severity=Severity.CRITICAL, synthetic=True)
     (row,) = [line for line in lines(status(active=[one]), {}, 200, colour=True) if "synthetic: " in line]
     assert "\033[31m" not in row
+
+
+def test_reason_and_action_are_told_in_full_on_a_narrow_terminal() -> None:
+    shown = lines(status(active=[active()]), {}, 80, colour=False)
+    told = " ".join(" ".join(shown).split())
+    assert "walks along a boundary" in told
+    assert "do: Revoke the key." in told
+    assert all(len(line) <= 80 for line in shown)
+
+
+def test_what_is_for_information_and_what_simply_works_takes_a_line() -> None:
+    many = [
+        active(f"{i:016x}", detector="gpu_short_jobs", subject_kind="gpu", severity=Severity.INFO) for i in range(8)
+    ]
+    detectors = [DetectorHealth(f"d{i}", "armed") for i in range(9)] + [DetectorHealth("sick", "stale", "why")]
+    shown = lines(status(active=many, detectors=detectors), {}, 120, colour=False)
+    assert "OTHER FINDINGS, FOR INFORMATION (8): gpu_short_jobs" in shown
+    assert sum("d0" in line for line in shown) == 1
+    assert any(line.startswith("  9 armed: d0, d1") for line in shown)
+    assert any(line.split() == ["sick", "stale", "why"] for line in shown)
 
 
 def test_a_models_rate_is_between_two_looks() -> None:

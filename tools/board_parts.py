@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from tools.panels import Panel
 
@@ -32,9 +32,26 @@ CARRIED: Final = (  # the share of requests with each field
 )
 
 
-def found(detectors: str, runbook: str, width: int = 12) -> tuple[Panel, Panel, Panel]:
-    """What was found by some detectors: now, over time, and one by one."""
-    which = f'detector=~"{detectors}"'
+STATES: Final = (
+    (1, "armed", "green"),
+    (2, "shifted", "purple"),
+    (3, "learning", "blue"),
+    (4, "stale", "orange"),
+    (5, "mismatch", "red"),
+    (6, "saturated", "dark-orange"),
+    (7, "off", "#8e8e8e"),
+)
+
+
+def _state_of(which: str) -> str:
+    """One number a detector, as STATES reads it."""
+    ones = (f'mlsecd_detector_state{{@, {which}, state="{name}"}} * {value}' for value, name, _ in STATES)
+    return f"sum by (instance, detector) ({' or '.join(ones)})"
+
+
+def found(detectors: str, runbook: str, height: int = 7) -> tuple[Panel, Panel, Panel]:
+    """What was found by some detectors: now, over time, and one by one; ``height`` of what they can do."""
+    which, width = f'detector=~"{detectors}"', 12
     return (
         Panel(
             "lines",
@@ -62,29 +79,34 @@ def found(detectors: str, runbook: str, width: int = 12) -> tuple[Panel, Panel, 
         Panel(
             "states",
             "What these detectors can do",
-            "The state of each detector: learning and off see nothing, stale and mismatch see little.",
-            (
-                (
-                    f"max by (instance, detector, state) (mlsecd_detector_state{{@, {which}}}) == 1",
-                    "{{detector}} {{state}}",
-                ),
-            ),
+            "The state of each detector: learning and off judge nothing; stale, mismatch and saturated judge little.",
+            ((_state_of(which), "{{instance}} {{detector}}"),),
             width=24,
-            height=6,
+            height=height,
+            states=STATES,
             runbook="MlsecdDetectorMismatch",
         ),
     )
 
 
 def gauge(title: str, about: str, name: str, unit: str = "short", legend: str = BY_DETECTOR, width: int = 8) -> Panel:
-    return Panel("lines", title, about, ((f"{name}{{@}}", legend),), unit=unit, width=width)
+    top = 0.05 if unit == "percentunit" else 1.0
+    return Panel("lines", title, about, ((f"{name}{{@}}", legend),), unit=unit, width=width, top=top)
 
 
 def one(
-    title: str, about: str, expr: str, red_from: float | None = None, runbook: str = "", unit: str = "short"
+    title: str,
+    about: str,
+    expr: str,
+    red_from: float | None = None,
+    runbook: str = "",
+    unit: str = "short",
+    **more: Any,
 ) -> Panel:
-    return Panel("stat", title, about, ((expr, ""),), unit=unit, width=4, height=4, red_from=red_from, runbook=runbook)
+    look = {"width": 4, "height": 4, **more}
+    return Panel("stat", title, about, ((expr, ""),), unit=unit, red_from=red_from, runbook=runbook, **look)
 
 
 def over_time(title: str, about: str, expr: str, unit: str, legend: str = BY_HOST, runbook: str = "") -> Panel:
-    return Panel("lines", title, about, ((expr, legend),), unit=unit, runbook=runbook)
+    top = 0.05 if unit == "percentunit" else 1.0
+    return Panel("lines", title, about, ((expr, legend),), unit=unit, top=top, runbook=runbook)

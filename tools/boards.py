@@ -55,7 +55,7 @@ OVERVIEW: Final = Board(
                 ),
             ),
         ),
-        ("Findings", found(".+", "README")),
+        ("Findings", found(".+", "README", height=14)),
         (
             "Traffic",
             (
@@ -104,24 +104,29 @@ EXTRACTION: Final = Board(
                     "Accounts held closely",
                     "Accounts with a window of their last queries.",
                     "mlsecd_detector_hot_clients",
+                    width=6,
                 ),
-                gauge("Accounts held by counts", "Accounts with counts only.", "mlsecd_detector_cold_clients"),
+                gauge("Accounts held by counts", "Accounts with counts only.", "mlsecd_detector_cold_clients", width=6),
                 Panel(
                     "lines",
                     "Requests that nobody can judge",
-                    "Per second: no client named, no vector, or a vector of another width than the baseline's.",
+                    "Per second, of the detector that misses most: no client, no vector, or one of another width.",
                     (
                         (
-                            "sum by (detector) (deriv(mlsecd_detector_unattributed_rows{@}[$__rate_interval]))",
+                            "max(deriv(mlsecd_detector_unattributed_rows{@}[$__rate_interval]))",
                             "no client",
                         ),
-                        ("sum by (detector) (deriv(mlsecd_detector_unscored_rows{@}[$__rate_interval]))", "no vector"),
                         (
-                            "sum by (detector) (deriv(mlsecd_detector_mismatched_rows{@}[$__rate_interval]))",
+                            "max(deriv(mlsecd_detector_unscored_rows{@}[$__rate_interval]))",
+                            "no vector",
+                        ),
+                        (
+                            "max(deriv(mlsecd_detector_mismatched_rows{@}[$__rate_interval]))",
                             "other width",
                         ),
                     ),
                     unit="reqps",
+                    width=12,
                     runbook="MlsecdDetectorMismatch",
                 ),
                 Panel(
@@ -131,6 +136,7 @@ EXTRACTION: Final = Board(
                     ((CARRIED, "{{field}}"),),
                     unit="percentunit",
                     width=24,
+                    fill=0,
                 ),
             ),
         ),
@@ -152,12 +158,13 @@ EXTRACTION: Final = Board(
                 Panel(
                     "lines",
                     "Age of the calibration",
-                    "Since the recording that it was learnt from ended. After thirty days there is a ticket.",
+                    "Since the recording behind it ended; 0: that has no date. After thirty days there is a ticket.",
                     (
                         (
                             (
-                                "mlsecd_heartbeat_timestamp_seconds{@} - on (job, instance) group_right () "
-                                "mlsecd_detector_calibration_timestamp_seconds{@}"
+                                "(mlsecd_heartbeat_timestamp_seconds{@} - on (job, instance) group_right () "
+                                "mlsecd_detector_calibration_timestamp_seconds{@}) "
+                                "* (mlsecd_detector_calibration_timestamp_seconds{@} > bool 1e9)"
                             ),
                             BY_DETECTOR,
                         ),
@@ -219,6 +226,8 @@ DRIFT: Final = Board(
                     ),
                     unit="percentunit",
                     width=12,
+                    height=10,
+                    fill=0,
                 ),
                 Panel(
                     "lines",
@@ -230,6 +239,7 @@ DRIFT: Final = Board(
                     ),
                     unit="reqps",
                     width=12,
+                    height=10,
                 ),
             ),
         ),

@@ -13,7 +13,7 @@ _HOST: Final = "process_.+|exposure_.+|integrity_.+|egress_.+|gpu_foreign_proces
 
 
 def _gpu(title: str, about: str, expr: str, unit: str, legend: str = BY_GPU) -> Panel:
-    return Panel("lines", title, about, ((expr.replace("@", '@, gpu=~"$gpu"'), legend),), unit=unit)
+    return Panel("lines", title, about, ((expr.replace("@", '@, gpu=~"$gpu"'), legend),), unit=unit, height=8)
 
 
 GPU: Final = Board(
@@ -21,7 +21,7 @@ GPU: Final = Board(
     "mlsecd / GPU",
     "Every GPU as NVML sees it, in base units, and who abuses it.",
     (
-        ("Findings", found("gpu_.+", "MlsecdForeignGpuProcess")),
+        ("Findings", found("gpu_.+", "MlsecdForeignGpuProcess", height=8)),
         (
             "Now",
             (
@@ -107,6 +107,7 @@ GPU: Final = Board(
                     "What each GPU is and how it is set up. A mode that changed without a reason is a finding.",
                     (('mlsecd_gpu_info{@, gpu=~"$gpu"}', ""),),
                     width=24,
+                    height=11,
                 ),
             ),
         ),
@@ -132,13 +133,13 @@ HOST: Final = Board(
                 over_time(
                     "GPU processes",
                     "Processes on GPUs, and those whose executable could not be read and that are not judged.",
-                    "mlsecd_detector_gpu_processes{@}",
+                    "max by (instance) (mlsecd_detector_gpu_processes{@})",
                     "short",
                 ),
                 over_time(
                     "GPU processes that nobody could read",
                     "Their executable could not be read: give mlsecd CAP_SYS_PTRACE.",
-                    "mlsecd_detector_unread_processes{@}",
+                    "max by (instance) (mlsecd_detector_unread_processes{@})",
                     "short",
                 ),
             ),

@@ -27,11 +27,22 @@ SELF: Final = Board(
                 ),
                 one("Log chains whole", "Hosts whose forensic log verified.", "sum(mlsecd_forensic_log_chain_ok{@})"),
                 one(
+                    "Last anchor",
+                    "Since syslog was told how far a log came, the longest of all hosts; none: none is told.",
+                    "max(mlsecd_heartbeat_timestamp_seconds{@} - on (job, instance) "
+                    "mlsecd_forensic_log_anchor_timestamp_seconds{@}) or vector(-1)",
+                    660,
+                    "MlsecdForensicLogNotAnchored",
+                    "s",
+                    words=((-1, "none"),),
+                ),
+                one(
                     "Logs blocked",
                     "Hosts that cannot write their forensic log: findings wait in memory.",
                     "sum(mlsecd_forensic_log_blocked{@})",
                     1,
                     "MlsecdForensicLogBlocked",
+                    width=3,
                 ),
                 one(
                     "Reloads refused",
@@ -39,9 +50,15 @@ SELF: Final = Board(
                     "sum(mlsecd_config_last_reload_successful{@} == bool 0)",
                     1,
                     "MlsecdReloadFailed",
+                    width=3,
                 ),
-                one("Pages in a week", "All hosts.", "sum(mlsecd_pages_past_week{@})"),
-                one("Budget", "Expected false pages a week, all hosts.", "sum(mlsecd_false_alarm_budget_per_week{@})"),
+                one("Pages in a week", "All hosts.", "sum(mlsecd_pages_past_week{@})", width=3),
+                one(
+                    "Budget",
+                    "Expected false pages a week, all hosts.",
+                    "sum(mlsecd_false_alarm_budget_per_week{@})",
+                    width=3,
+                ),
             ),
         ),
         (
@@ -53,6 +70,7 @@ SELF: Final = Board(
                     "A source that this host cannot feed is down too; that is no fault.",
                     (("mlsecd_source_up{@}", BY_SOURCE),),
                     width=12,
+                    height=14,
                     runbook="MlsecdSourceDown",
                 ),
                 Panel(
@@ -66,6 +84,7 @@ SELF: Final = Board(
                         ),
                     ),
                     width=12,
+                    height=14,
                     runbook="MlsecdDetectorStalled",
                 ),
                 over_time(

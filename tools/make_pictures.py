@@ -1,6 +1,7 @@
 """Pictures for the docs: dashboards with Grafana's own components, and the landing page, in a real browser.
 
-``make pictures``. It needs npm, chromium and prometheus, and plays the bundled recording on stand-in GPUs.
+``make pictures``. It needs npm, chromium and prometheus. A daemon plays the bundled recording on stand-in GPUs, and an
+incident is staged: a program that nobody allowed takes one GPU, and another GPU drops off the bus.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import contextlib
 import http.server
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -28,7 +30,22 @@ from monitoring import Monitoring  # noqa: E402
 from tests.fakenvml import FakeNvml, build  # noqa: E402
 
 SOURCE, PICTURES = ROOT / "grafana" / "picture", ROOT / "docs" / "pictures"
-SECONDS = 150  # of recording before the pictures are taken
+SECONDS = 150  # of recording before the pictures are taken, half of them before the incident
+PLAYED = """
+[sources.recording]
+enabled = true
+socket = "{work}/ingest.seqpacket"
+
+[detectors.extraction_account]
+client_alpha = 0.02
+
+[[detectors.gpu_foreign_process.allow]]
+exe = "/opt/vllm/**"
+"""
+NAMED = """\
+    relabel_configs:
+      - {target_label: instance, replacement: "gpu-01:9847"}
+"""
 CELL = 34  # pixels of a row of Grafana's grid, as main.jsx draws it
 LOADERS = [f"--loader:.{kind}=dataurl" for kind in ("svg", "ttf", "woff2")]
 
@@ -81,6 +98,32 @@ def shoot(url: str, name: str, width: int, height: int) -> None:
     subprocess.run(["chromium", *options, *where, url], check=True, capture_output=True, timeout=180)
 
 
+def start_daemon(work: Path, stack: contextlib.ExitStack, env: dict[str, str]) -> Daemon:
+    """One that plays the recording against the bundled baseline."""
+    (work / "state").mkdir()
+    shutil.copy(ROOT / "mlsecd" / "data" / "demo" / "baseline.npz", work / "state")
+    daemon = Daemon(work, env, PLAYED.format(work=work))
+    # the shipped lateness: what is played through a socket is late for the tests' half second
+    text = daemon.file.read_text().replace("lateness_seconds = 0.5", "lateness_seconds = 2.0")
+    syslog = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+    syslog.bind(str(work / "syslog"))  # one that listens is enough
+    anchored = f'[sinks.forensic_log]\nanchor = "{work}/syslog"\n'
+    daemon.file.write_text(text.replace("[sinks.forensic_log]\n", anchored))
+    stack.callback(daemon.close)
+    return daemon.start()
+
+
+def stage(work: Path, stack: contextlib.ExitStack, state: FakeNvml) -> None:
+    """The incident. The miner is a copy of sleep by a known miner's name."""
+    miner = work / "kdevtmpfsi"
+    shutil.copy("/bin/sleep", miner)
+    process = subprocess.Popen([miner, "600"])
+    stack.callback(process.wait)
+    stack.callback(process.kill)
+    state.processes(2, [(process.pid, 6 << 30, "compute", None)])
+    state.lose(3)
+
+
 def main() -> None:
     PICTURES.mkdir(exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -88,23 +131,23 @@ def main() -> None:
         bundle(work / "page")
         state = FakeNvml(work / "nvml.state", profile="b200")
         library = build(work / "fakenvml")
-        (work / "state").mkdir()
-        shutil.copy(ROOT / "mlsecd" / "data" / "demo" / "baseline.npz", work / "state")
-        plays = f'[sources.recording]\nenabled = true\nsocket = "{work}/ingest.seqpacket"\n'
-        env = {"LD_LIBRARY_PATH": str(library.parent), "FAKENVML_STATE": str(state.path)}
-        daemon = Daemon(work, env, plays + "[detectors.extraction_account]\nclient_alpha = 0.02\n")
-        stack.callback(daemon.close)
-        daemon.start()
+        for gpu in range(len(state.gpus)):
+            state.set(gpu, accounting_mode=1)
+        daemon = start_daemon(work, stack, {"LD_LIBRARY_PATH": str(library.parent), "FAKENVML_STATE": str(state.path)})
         monitoring = Monitoring(work, stack, must=True)
-        monitoring.start(daemon.port)
+        monitoring.start(daemon.port, more=NAMED)
         until(lambda: monitoring.query("mlsecd_finding_active"), 120)
-        time.sleep(SECONDS)
+        time.sleep(SECONDS / 2)
+        stage(work, stack, state)
+        until(lambda: monitoring.query('mlsecd_finding_active{detector="gpu_foreign_process", synthetic="false"}'), 60)
+        time.sleep(SECONDS / 2)
         server = stack.enter_context(
             http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler(work / "page", monitoring.prometheus))
         )
         threading.Thread(target=server.serve_forever, daemon=True).start()
         stack.callback(server.shutdown)
-        values = {name: "true" if name == "$synthetic" else value for name, value in VALUES.items()}
+        worst = monitoring.query('mlsecd_finding_active{detector="gpu_foreign_process", synthetic="false"}')[0]
+        values = {**VALUES, "$synthetic": "true|false", "$finding": worst["metric"]["finding"]}
         asked = {"end": int(time.time()) - 2, "seconds": SECONDS, "values": json.dumps(values)}
         for name, board in boards().items():
             rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in board["panels"])

@@ -45,6 +45,8 @@ SELECTOR: Final = 'job=~"$job", instance=~"$instance"'
 RUNBOOKS: Final = "https://mlsecd.example/runbooks"  # a placeholder, as in the rules
 _SOURCE: Final = DataSourceRef(type_val="prometheus", uid="${datasource}")
 _HIDDEN: Final = ("Time", "Value", "__name__", "job", "slot", "campaign")
+_FIRST: Final = ("severity", "detector", "finding", "instance", "index", "name")  # of a table's columns
+_COLOURS: Final = {"critical": "dark-red", "high": "red", "medium": "orange", "low": "blue", "info": "#8e8e8e"}
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,10 @@ class Panel:
     red_from: float | None = None  # the value from which it is bad
     stacked: bool = False
     exemplars: bool = False
+    top: float = 1.0  # what the axis goes up to where nothing is higher; Grafana draws 0 as a line below 100
+    fill: int = 8  # per cent; none where many lines lie on each other
+    words: tuple[tuple[int, str], ...] = ()  # what a stat says in place of a value
+    states: tuple[tuple[int, str, str], ...] = ((0, "no", "transparent"), (1, "yes", "blue"))  # value, text, colour
     runbook: str = ""
     body: str = ""  # of a text panel, Markdown
 
@@ -171,22 +177,29 @@ def _stat(panel: Panel) -> Any:
     made = stat.Panel().unit(panel.unit).color_mode(units.BigValueColorMode.VALUE)
     made = made.graph_mode(units.BigValueGraphMode.NONE)
     made = made.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+    if panel.words:
+        texts = {str(value): ValueMappingResult(text=word) for value, word in panel.words}
+        made = made.mappings([ValueMap(options=texts)])
     return made.thresholds(_Fixed(_steps(panel)))
 
 
 def _lines(panel: Panel) -> Any:
-    made = timeseries.Panel().unit(panel.unit).line_width(1).fill_opacity(30 if panel.stacked else 8)
-    made = made.show_points(units.VisibilityMode.NEVER).min(0)
+    made = timeseries.Panel().unit(panel.unit).line_width(1).fill_opacity(30 if panel.stacked else panel.fill)
+    made = made.show_points(units.VisibilityMode.NEVER).min(0).axis_soft_max(panel.top)
     legend = common.VizLegendOptions().show_legend(True).display_mode(units.LegendDisplayMode.LIST)  # noqa: FBT003
     made = made.legend(legend.placement(units.LegendPlacement.BOTTOM))
     made = made.tooltip(common.VizTooltipOptions().mode(units.TooltipDisplayMode.MULTI))
+    if any(legend == "{{severity}}" for _, legend in panel.exprs):
+        for name, colour in _COLOURS.items():
+            fixed = DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": colour})
+            made = made.override_by_name(name, [fixed])
     if panel.stacked:
         made = made.stacking(common.StackingConfig().mode(units.StackingMode.NORMAL))
     return made.thresholds(_Fixed(_steps(panel)))
 
 
 def _states(panel: Panel) -> Any:
-    texts = {"0": ValueMappingResult(text="no", color="transparent"), "1": ValueMappingResult(text="yes", color="blue")}
+    texts = {str(value): ValueMappingResult(text=word, color=colour) for value, word, colour in panel.states}
     made = statetimeline.Panel().unit(panel.unit).mappings([ValueMap(options=texts)])
     return made.show_value(units.VisibilityMode.NEVER).row_height(0.8)
 
@@ -194,8 +207,13 @@ def _states(panel: Panel) -> Any:
 def _table(panel: Panel) -> Any:
     """A row a series; its instance links to that host's landing page, its finding to the finding's dashboard."""
     made = table.Panel().unit(panel.unit)
-    hide = DataTransformerConfig(id_val="organize", options={"excludeByName": dict.fromkeys(_HIDDEN, True)})
-    made = made.with_transformation(hide)
+    order = {name: place for place, name in enumerate(_FIRST)}
+    options = {"excludeByName": dict.fromkeys(_HIDDEN, True), "indexByName": order}
+    made = made.with_transformation(DataTransformerConfig(id_val="organize", options=options))
+    colours = {name: {"text": name, "color": colour} for name, colour in _COLOURS.items()}
+    mappings = DynamicConfigValue(id_val="mappings", value=[{"type": "value", "options": colours}])
+    coloured = DynamicConfigValue(id_val="custom.cellOptions", value={"type": "color-text"})
+    made = made.override_by_name("severity", [mappings, coloured])
     page = (
         "/d/mlsecd-finding?var-finding=${__value.raw}&${job:queryparam}&${instance:queryparam}&${synthetic:queryparam}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -31,13 +32,21 @@ def run(loaded: Config, listen: str | None, seconds: float, *, once: bool, as_js
         while True:
             now = _status(loaded, listen)
             size = shutil.get_terminal_size()
-            shown = lines(now, before, size.columns, colour=True)[: size.lines - 1]
+            shown = _fitted(lines(now, before, size.columns, colour=True), size)
             sys.stdout.write(_HOME + "".join(f"{line}\033[K\n" for line in shown) + _REST)
             sys.stdout.flush()
             before = now if "now" in now else before
             time.sleep(seconds)
     finally:
         print(_LEAVE, end="", flush=True)
+
+
+def _fitted(shown: list[str], size: os.terminal_size) -> list[str]:
+    """As much as the terminal holds, and how much it does not."""
+    height = size.lines - 1
+    if len(shown) <= height:
+        return shown
+    return [*shown[: height - 1], f"… {len(shown) - height + 1} lines more: mlsecd top --once"[: size.columns]]
 
 
 def _status(loaded: Config, listen: str | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ _COLOURS: Final = {
     **dict.fromkeys(("quiet", "up", "armed", "ok"), "32"),
 }
 _SUSPECTS: Final = ("client", "campaign")
+_LINES_MAX: Final = 4  # of a reason, and of an action
 Paint = Callable[[str, str], str]
 
 
@@ -57,19 +59,18 @@ def _body(status: dict[str, Any], before: dict[str, Any], width: int, paint: Pai
     suspects = [one for one in active if one["subject_kind"] in _SUSPECTS]
     drift = [one for one in active if one["detector"].startswith("drift_") and one not in suspects]
     others = [one for one in active if one not in suspects and one not in drift]
-    yield from _table("SUSPICIOUS CLIENTS", _FINDING, [_finding(one, now) for one in suspects], width, paint)
-    yield from _table("DRIFT", _FINDING, [_finding(one, now) for one in drift], width, paint)
-    yield from _table("OTHER FINDINGS", _FINDING, [_finding(one, now) for one in others], width, paint)
+    for title, findings in (("SUSPICIOUS CLIENTS", suspects), ("DRIFT", drift), ("OTHER FINDINGS", others)):
+        yield from _findings(title, findings, now, width, paint)
     yield from _table("GPUS", _GPU, [_gpu(one) for one in status["gpus"]], width, paint)
     yield from _table("MODELS", _MODEL, _models(status, before), width, paint)
     yield from _table("SOURCES", _SOURCE, [_source(one, now) for one in status["sources"]], width, paint)
-    yield from _table("DETECTORS", _DETECTOR, [_detector(one) for one in status["detectors"]], width, paint)
+    yield from _detectors(status["detectors"], width, paint)
     drops = [("", one["where"], one["reason"], f"{one['count']:,}") for one in status["dropped"]]
     yield from _table("DROPPED SINCE THE START", _DROP, drops, width, paint)
 
 
 # Heading and width of each column; the last takes what is left. A row's first cell is the word that colours it.
-_FINDING: Final = (("SEVERITY", 10), ("DETECTOR", 26), ("SUBJECT", 30), ("SINCE", 8), ("REASON", 0))
+_FINDING: Final = (("SEVERITY", 10), ("DETECTOR", 26), ("SINCE", 8), ("SUBJECT", 0))
 _GPU: Final = (
     ("GPU", 4),
     ("NAME", 24),
@@ -107,11 +108,46 @@ def _row(cells: Sequence[str], columns: _Columns) -> str:
     return "".join(parts).rstrip()
 
 
+def _findings(title: str, findings: Sequence[dict[str, Any]], now: float, width: int, paint: Paint) -> Iterator[str]:
+    """Each finding, what it says, and what to do about it, in full: who reads it has just been woken."""
+    rows = [_finding(one, now) for one in findings if one["severity"] != "info"]
+    told = [one for one in findings if one["severity"] == "info"]
+    heads = list(_table(title, _FINDING, rows, width, paint))
+    texts = [_texts(one, width) for one in findings if one["severity"] != "info"]
+    yield from heads[:3]
+    for row, more in zip(heads[3:], texts, strict=True):
+        yield row
+        yield from more
+    if told:
+        names = ", ".join(dict.fromkeys(one["detector"] for one in told))
+        yield ""
+        yield _fit(f"{title}, FOR INFORMATION ({len(told)}): {names}", width)
+
+
+def _texts(one: dict[str, Any], width: int) -> list[str]:
+    reason = ("synthetic: " if one["synthetic"] else "") + one["reason"]
+    action = f"do: {one['action']}" if one["action"] and not one["synthetic"] else ""
+    inner = max(20, width - 4)
+    found = [line for text in (reason, action) if text for line in textwrap.wrap(_plain(text), inner)[:_LINES_MAX]]
+    return [_fit(f"    {line}", width) for line in found]
+
+
 def _finding(one: dict[str, Any], now: float) -> tuple[str, ...]:
     severity = f"({one['severity']})" if one["synthetic"] else one["severity"]
-    reason = ("synthetic: " if one["synthetic"] else "") + one["reason"]
     subject = f"{one['subject_kind']} {one['subject']}"
-    return severity, severity, one["detector"], subject, _span(now - float(one["first_ts"])), reason
+    return severity, severity, one["detector"], _span(now - float(one["first_ts"])), subject
+
+
+def _detectors(detectors: Sequence[dict[str, Any]], width: int, paint: Paint) -> Iterator[str]:
+    """Those to look at, a row each; those that simply work, in a line."""
+    other = [_detector(one) for one in detectors if one["state"] != "armed"]
+    armed = [one["name"] for one in detectors if one["state"] == "armed"]
+    if detectors:
+        yield ""
+        yield _fit(f"DETECTORS ({len(detectors)})", width)
+    yield from list(_table("", _DETECTOR, other, width, paint))[2:]
+    if armed:
+        yield paint("armed", _fit(f"  {len(armed)} armed: {', '.join(armed)}", width))
 
 
 def _gpu(one: dict[str, Any]) -> tuple[str, ...]:

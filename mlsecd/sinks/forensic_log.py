@@ -73,6 +73,11 @@ class ForensicLog:
         return self._writer.link.seq
 
     @property
+    def log_id(self) -> str:
+        """Which log this is; empty while it could not be opened."""
+        return self._writer.log_id
+
+    @property
     def head(self) -> tuple[int, str]:
         """``seq`` and SHA-256 (hex) of the last line: kept off the host, it shows a log that was cut."""
         link = self._writer.link

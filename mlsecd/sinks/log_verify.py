@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from mlsecd.errors import SinkError
-from mlsecd.sinks.chain import GENESIS, MAX_LINE_BYTES, Link, first_seq, segments
+from mlsecd.sinks.chain import GENESIS, MAX_LINE_BYTES, Link, segments
+from mlsecd.sinks.log_anchors import Noted, check_anchors
 from mlsecd.sinks.log_scan import Problem, Scan, scan
 
 __all__ = ["LIMITS", "Report", "print_report", "read_findings", "verify"]
@@ -74,7 +74,9 @@ class Report:
         self.problem_count += found.problem_count - len(found.problems)
 
 
-def verify(log: Path | Sequence[Path], *, anchor: tuple[int, str] | None = None) -> Report:
+def verify(
+    log: Path | Sequence[Path], *, anchor: tuple[int, str] | None = None, anchors: Iterable[Noted] = ()
+) -> Report:
     """Verify a log's directory, or some of its segments in order.
 
     Parameters
@@ -84,6 +86,8 @@ def verify(log: Path | Sequence[Path], *, anchor: tuple[int, str] | None = None)
         Of files that are named, the first may be any.
     anchor
         ``seq`` and SHA-256 (hex) of a line, as noted elsewhere: it must still be there, unchanged.
+    anchors
+        Any number of these, as syslog has them.
 
     Raises
     ------
@@ -101,8 +105,7 @@ def verify(log: Path | Sequence[Path], *, anchor: tuple[int, str] | None = None)
             report.complain(paths[0], "the first line follows another one", GENESIS, start.prev, 1)
         if whole and start.seq > 0:
             _check_beginning(report, paths[0], start, retained)
-        if anchor is not None:
-            _check_anchor(report, paths, anchor)
+        check_anchors(report, paths, [*anchors, *([Noted(*anchor)] if anchor else [])])
     except OSError as error:
         raise SinkError(f"the forensic log cannot be read: {error}") from error
     return report
@@ -182,20 +185,6 @@ def _check_beginning(report: Report, first: Path, start: Link, retained: list[di
     report.complain(first, what, line=1)
 
 
-def _check_anchor(report: Report, paths: list[Path], anchor: tuple[int, str]) -> None:
-    seq, sha256 = anchor
-    within = [path for path in paths if (first_seq(path) or 0) <= seq]
-    if not within or seq > report.last_seq:
-        report.complain(paths[-1], "the line that was noted elsewhere is gone", f"seq {seq}", f"{report.last_seq}")
-        return
-    with within[-1].open("rb") as file:
-        at = seq - (first_seq(within[-1]) or 0)
-        line = next(islice(_bounded_lines(file), at, at + 1), b"").rstrip(b"\n")
-    found = Link(seq, "").after(line).prev
-    if found != sha256:
-        report.complain(within[-1], f"seq {seq} is not the line that was noted elsewhere", sha256, found, at + 1)
-
-
 def _bounded_lines(file: Any) -> Iterator[bytes]:
     while line := file.readline(MAX_LINE_BYTES + 1):
         yield line
@@ -233,9 +222,9 @@ def read_findings(directory: Path) -> Iterator[dict[str, Any]]:
         raise SinkError(f"the forensic log cannot be read: {error}") from error
 
 
-def print_report(log: Path, *, as_json: bool = False, anchor: tuple[int, str] | None = None) -> int:
+def print_report(log: Path, *, as_json: bool = False, anchors: Sequence[Noted] = ()) -> int:
     """Verify and print; returns the exit status, 0 where nothing speaks against the log."""
-    report = verify(log, anchor=anchor)
+    report = verify(log, anchors=anchors)
     if as_json:
         print_to = {"ok": report.ok, **asdict(report), "cannot_prove": LIMITS}
         sys.stdout.write(json.dumps(print_to) + "\n")

@@ -104,6 +104,11 @@ class Writer:
         """What the next line will carry."""
         return self._current.link
 
+    @property
+    def log_id(self) -> str:
+        """Made when the log begins, and in the header of every segment; empty before that."""
+        return self._log_id
+
     def note(self, type_: str, **fields: Any) -> None:
         """Have a line about the log itself written before the next finding."""
         self._notes.append((type_, fields))

@@ -135,6 +135,14 @@ _SPECS: Final = (
     Spec("mlsecd_forensic_log_queued", _G, "", "Finding lines that wait for the forensic log."),
     Spec("mlsecd_forensic_log_chain_ok", _G, "", "1 where the log's hash chain was whole when last checked, else 0."),
     Spec("mlsecd_forensic_log_tree_size", _G, "", "Lines under the log's hash chain; it must never shrink."),
+    Spec(
+        "mlsecd_forensic_log_anchor_timestamp_seconds",
+        _G,
+        "seconds",
+        "When syslog was last told the head of the log's chain; 0: never; no series: the log is not anchored.",
+    ),
+    Spec("mlsecd_forensic_log_anchor_interval_seconds", _G, "seconds", "How often syslog should be told."),
+    Spec("mlsecd_forensic_log_anchor_failures_total", _C, "", "Times that syslog did not take the head."),
     Spec("mlsecd_metrics_series", _G, "", "Series in the last exposition."),
     Spec("mlsecd_metrics_render_seconds", _G, "seconds", "What rendering the last exposition took."),
     # GPUs, as NVML shows them; a GPU that does not answer keeps only up and state.

@@ -18,13 +18,15 @@ import msgspec
 
 from mlsecd.errors import StateError
 
-__all__ = ["MAX_BYTES", "read_header", "read_snapshot", "write_snapshot"]
+__all__ = ["MAX_BYTES", "read_header", "read_snapshot", "set_aside", "write_snapshot"]
 
 MAX_BYTES: Final = 1 << 30  # nothing that we write comes near; a larger file is not read into memory
 _MAGIC: Final = b"MLSECST\x01"
 _VERSION: Final = 1
 _DIGEST_BYTES: Final = 32
 _MODE: Final = 0o600  # the state holds clients' behaviour
+_ASIDE: Final = "aside"
+_ASIDE_MAX: Final = 3
 
 
 class _Section(msgspec.Struct, forbid_unknown_fields=True):
@@ -106,6 +108,22 @@ def read_snapshot(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, bytes]
     if at != len(body):
         raise StateError(f"the snapshot {path} is damaged: {len(body) - at} bytes too many")
     return sections
+
+
+def set_aside(path: Path, now: float) -> Path | None:
+    """Keep a snapshot that this version cannot use under another name; the last three are kept. ``None``: not possible.
+
+    ``now``: seconds since the epoch, for the name.
+    """
+    kept = path.with_name(f"{path.name}.{_ASIDE}-{int(now):010d}")
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.link(path, kept, follow_symlinks=False)
+        for old in sorted(path.parent.glob(f"{path.name}.{_ASIDE}-*"))[:-_ASIDE_MAX]:
+            old.unlink()
+    except OSError:
+        return None
+    return kept
 
 
 def read_header(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import socket
 import threading
@@ -17,6 +18,8 @@ from mlsecd.meters import Meters
 __all__ = ["Answer", "Handler", "House", "Refused", "Request"]
 
 _CHUNK: Final = 1 << 16
+_LINGER_SECONDS: Final = 1.0
+_LINGER_BYTES: Final = 4 << 20
 _MAX_MEMBERS: Final = 64  # of one gzip body: each costs a copy of what is left
 
 
@@ -57,6 +60,7 @@ class House:
     handle: Callable[[Request], Answer]
     meters: Meters
     turn: threading.Lock
+    check: Callable[[str], None] | None = None  # raises Refused unless the Authorization header lets its sender in
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -81,25 +85,21 @@ class Handler(BaseHTTPRequestHandler):
         except Refused as refused:
             house.meters.drop(house.where, f"http_{refused.status}")
             self._answer(Answer(refused.status, str(refused).encode(), "text/plain; charset=utf-8"), close=True)
+            self._linger()
             return
         self._answer(answer)
 
     def _other(self) -> None:
         self.house.meters.drop(self.house.where, "http_405")
         self._answer(Answer(405), close=True)
+        self._linger()
 
     do_GET = do_HEAD = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = _other  # noqa: N815 - the base class's names
 
     def _request(self) -> Request:
         """Check before reading: who asks, for what, in which form, how much."""
         house = self.house
-        if house.token:
-            sent = self.headers.get("authorization", "").strip()
-            kind, _, token = sent.partition(" ")
-            if kind.lower() != "bearer" or not hmac.compare_digest(
-                token.strip().encode("utf-8", "replace"), house.token
-            ):
-                raise Refused(401, "Authorization: Bearer TOKEN is wanted")
+        self._let_in(house)
         path = self.path.partition("?")[0]
         if path not in house.paths:
             raise Refused(404, f"POST to {', '.join(sorted(house.paths))}")
@@ -124,6 +124,18 @@ class Handler(BaseHTTPRequestHandler):
                 body = _inflate(body, house.max_body_bytes)
         return Request(path, content_type, body)
 
+    def _let_in(self, house: House) -> None:
+        """Raise :class:`Refused` where the sender is nobody that we know."""
+        if house.check is not None:
+            house.check(self.headers.get("authorization", ""))
+        if house.token:
+            sent = self.headers.get("authorization", "").strip()
+            kind, _, token = sent.partition(" ")
+            if kind.lower() != "bearer" or not hmac.compare_digest(
+                token.strip().encode("utf-8", "replace"), house.token
+            ):
+                raise Refused(401, "Authorization: Bearer TOKEN is wanted")
+
     def handle_expect_100(self) -> bool:
         """Only once the headers were looked at: see above."""
         return True
@@ -145,6 +157,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Type", answer.content_type)
         if answer.status in (429, 503):
             self.send_header("Retry-After", "5")
+        if answer.status == 401:
+            scheme = "Bearer" if self.house.check is None else 'Basic realm="mlsecd", charset="UTF-8"'
+            self.send_header("WWW-Authenticate", scheme)
         if answer.status == 405:
             self.send_header("Allow", "POST")
         self.send_header("Content-Length", str(len(answer.body)))
@@ -154,6 +169,17 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(answer.body)
+
+    def _linger(self) -> None:
+        """Let the caller read why before the rest of its body makes the kernel reset the connection (RFC 9112, 9.6)."""
+        until = time.monotonic() + _LINGER_SECONDS
+        with contextlib.suppress(OSError):
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_WR)
+            self.connection.settimeout(_LINGER_SECONDS)
+            for _ in range(_LINGER_BYTES // _CHUNK):
+                if time.monotonic() > until or not self.connection.recv(_CHUNK):
+                    return
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
         """Say nothing: what strangers send is counted, not logged."""

@@ -1,4 +1,4 @@
-"""A small HTTP server for sources that are POSTed to: a Unix socket, or a loopback address and a token.
+"""A small HTTP server for sources that are POSTed to: a Unix socket, a loopback address and a token, or behind web.yml.
 
 Bounded in every direction: connections, header and body sizes, size after decompression, seconds a client may take.
 Bodies are read by one thread a connection and handled one at a time, so that memory is one body's.
@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Protocol
 
 from msgspec import Meta
 
@@ -25,7 +25,7 @@ from mlsecd.sources.base import Params
 from mlsecd.sources.http_handler import Answer, Handler, House, Request
 from mlsecd.sources.unix_sockets import listen, peer_uid
 
-__all__ = ["HttpReceiver", "ReceiverParams", "read_token"]
+__all__ = ["Gate", "HttpReceiver", "ReceiverParams", "on_loopback", "read_token"]
 
 MIN_TOKEN: Final = 16
 _MAX_TOKEN: Final = 4_096
@@ -38,10 +38,14 @@ class ReceiverParams(Params, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     enabled: bool = False
     listen: Annotated[
-        str, Meta(description='a Unix socket\'s path, or a loopback "address:port", which needs token_file')
+        str, Meta(description='a Unix socket\'s path, or "address:port", which needs token_file or config_file')
     ] = ""
     token_file: Annotated[
         str, Meta(description="the token that callers on a loopback port must send: Authorization: Bearer TOKEN")
+    ] = ""
+    config_file: Annotated[
+        str,
+        Meta(description="web.yml that callers go through; only with it may listen be another address than loopback"),
     ] = ""
     mode: Annotated[int, Meta(ge=0, le=0o777, description="permissions of the Unix socket")] = 0o660
     group: Annotated[str, Meta(description='group that owns the Unix socket; "" for the daemon\'s own')] = ""
@@ -81,6 +85,16 @@ def read_token(path: str) -> bytes:
     return token
 
 
+class Gate(Protocol):
+    """What stands before a receiver that others can reach; :class:`mlsecd.gate.WebGate` is one."""
+
+    def wrap(self, connection: socket.socket, seconds: float) -> socket.socket:
+        """The connection behind TLS; ``OSError`` where none comes about."""
+
+    def check(self, authorization: str) -> None:
+        """Raise :class:`~mlsecd.sources.http_handler.Refused` unless the header lets its sender in."""
+
+
 class HttpReceiver:
     """Listens, and hands whole bodies to ``handle``, one at a time.
 
@@ -90,6 +104,8 @@ class HttpReceiver:
         The source's name in meters.
     paths, types
         What may be posted to, and the media types that are understood.
+    gate
+        What every caller goes through; without one, callers are on this host.
 
     Raises
     ------
@@ -106,8 +122,9 @@ class HttpReceiver:
         *,
         paths: frozenset[str],
         types: frozenset[str],
+        gate: Gate | None = None,
     ) -> None:
-        self._unix, self._socket, token = _open(params)
+        self._unix, self._socket, token = _open(params, gate)
         self._house = House(
             where,
             params.max_body_bytes,
@@ -118,7 +135,9 @@ class HttpReceiver:
             handle,
             meters,
             threading.Lock(),
+            None if gate is None else gate.check,
         )
+        self._gate = gate
         self._params = params
         self._free = threading.BoundedSemaphore(params.max_connections)
         self._open: dict[socket.socket, float] = {}  # and until when (monotonic) it must have asked for something
@@ -171,6 +190,8 @@ class HttpReceiver:
     def _serve(self, connection: socket.socket) -> None:
         try:
             connection.settimeout(self._params.timeout_seconds)
+            if self._gate is not None:
+                connection = self._behind_gate(connection, self._gate)
             if self._admitted(connection):
                 Handler(connection, self._house, self._stay)
         except OSError:
@@ -179,6 +200,17 @@ class HttpReceiver:
             self._open.pop(connection, None)
             connection.close()
             self._free.release()
+
+    def _behind_gate(self, connection: socket.socket, gate: Gate) -> socket.socket:
+        """TLS takes the descriptor over: the place is the new socket's."""
+        try:
+            wrapped = gate.wrap(connection, self._params.timeout_seconds)
+        except OSError:
+            self._house.meters.drop(self._house.where, "tls")
+            raise
+        if (until := self._open.pop(connection, None)) is not None:
+            self._open[wrapped] = until
+        return wrapped
 
     def _stay(self, connection: socket.socket) -> None:
         """It asked for what it may ask for: it may keep its place for a while."""
@@ -203,7 +235,16 @@ class HttpReceiver:
         return False
 
 
-def _open(params: ReceiverParams) -> tuple[Any, socket.socket, bytes]:
+def on_loopback(listen: str) -> bool:
+    """Whether only this host reaches an address:port; of what is no address, ``False``."""
+    host = listen.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address("127.0.0.1" if host == "localhost" else host).is_loopback
+    except ValueError:
+        return False
+
+
+def _open(params: ReceiverParams, gate: Gate | None) -> tuple[Any, socket.socket, bytes]:
     """(the Unix listener or None, the socket, the token)."""
     if not params.listen:
         raise SourceError("listen is not set")
@@ -217,11 +258,13 @@ def _open(params: ReceiverParams) -> tuple[Any, socket.socket, bytes]:
         number = int(port)
     except ValueError:
         raise SourceError(f'listen = "{params.listen}" is neither a path nor an address:port') from None
-    if not address.is_loopback:
-        raise SourceError(f'listen = "{params.listen}" is not this host\'s own: use 127.0.0.1, [::1] or a Unix socket')
-    if not params.token_file:
+    if not address.is_loopback and gate is None:
+        raise SourceError(
+            f'listen = "{params.listen}" is not this host\'s own: use loopback, a Unix socket or config_file'
+        )
+    if not params.token_file and gate is None:
         raise SourceError("a loopback port is open to every user of this host: set token_file, or use a Unix socket")
-    token = read_token(params.token_file)
+    token = b"" if gate is not None else read_token(params.token_file)
     sock = socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -15,7 +15,7 @@ from mlsecd.records import Kind, Records, RequestBatch
 from mlsecd.sources.base import Poll, Source
 from mlsecd.sources.fair_queue import FairQueue
 from mlsecd.sources.http_handler import Answer, Refused, Request
-from mlsecd.sources.http_receiver import HttpReceiver, ReceiverParams
+from mlsecd.sources.http_receiver import Gate, HttpReceiver, ReceiverParams
 from mlsecd.taps.identity import Hasher, key_path, load_key
 
 __all__ = ["PostedSource"]
@@ -30,6 +30,7 @@ class PostedSource(Source):
     emits = frozenset({Kind.REQUEST})
     paths: ClassVar[frozenset[str]]
     types: ClassVar[frozenset[str]]
+    gate: Gate | None = None  # set by who wires it, where config_file asks for one
 
     def __init__(self, params: ReceiverParams, meters: Meters) -> None:
         super().__init__(params, meters)
@@ -63,7 +64,7 @@ class PostedSource(Source):
         """Decode what was posted since the last poll."""
         if self._receiver is None:
             self._receiver = HttpReceiver(
-                self.name, self._params, self.meters, self._take, paths=self.paths, types=self.types
+                self.name, self._params, self.meters, self._take, paths=self.paths, types=self.types, gate=self.gate
             )
         elif not self._receiver.alive:
             self.close()

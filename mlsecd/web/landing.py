@@ -74,7 +74,10 @@ def _what(row: ActiveRow | FindingRow, status: Status) -> str:
     """Reason and action, or where to read them."""
     if row.reason or row.action:
         return escape(row.reason) + (f"<small>{escape(row.action)}</small>" if row.action else "")
-    return f'<code class="dim">mlsecd log explain {escape(row.id)}</code>' if row.id and not status.detail else ""
+    if not row.id or status.detail:
+        return ""
+    command = f"""jq 'select(.unmapped.mlsecd.id? == "{row.id}")' /var/log/mlsecd/*.jsonl"""
+    return f'<span class="dim">on the host:</span> <code class="dim">{escape(command)}</code>'
 
 
 def _subject(row: ActiveRow | FindingRow) -> str:
@@ -88,22 +91,30 @@ def _uncertified(row: ActiveRow) -> str:
 
 
 def _active(status: Status) -> str:
+    """What somebody should act on in the open; what is only told, folded away: one setting can make a row a GPU."""
     if not status.active:
         return ""
-    rows: list[list[Cell]] = [
-        [
-            ("severity", "", _severity(row)),
-            ("detector", "", breakable(row.detector) + _uncertified(row)),
-            ("subject", "", _subject(row)),
-            ("what, and what to do", "w", _what(row, status)),
-            ("since", "t", ago(row.first_ts, status.now)),
-            ("last", "t", ago(row.last_ts, status.now)),
-            ("times", "n", f"{row.count:,}"),
-        ]
-        for row in status.active
+    told = [row for row in status.active if row.severity == "info"]
+    rows = [_active_row(row, status) for row in status.active if row.severity != "info"]
+    content = table(rows) if rows else ""
+    if told:
+        names = ", ".join(dict.fromkeys(row.detector for row in told))
+        content += f"<details><summary>{len(told)} for information: {escape(names)}</summary>"
+        content += table(_active_row(row, status) for row in told) + "</details>"
+    left = status.active_total - len(status.active)
+    return section("Active findings", f"and {left} more, in the forensic log" if left else "", content)
+
+
+def _active_row(row: ActiveRow, status: Status) -> list[Cell]:
+    return [
+        ("severity", "", _severity(row)),
+        ("detector", "", breakable(row.detector) + _uncertified(row)),
+        ("subject", "", _subject(row)),
+        ("what, and what to do", "w", _what(row, status)),
+        ("since", "t", ago(row.first_ts, status.now)),
+        ("last", "t", ago(row.last_ts, status.now)),
+        ("times", "n", f"{row.count:,}"),
     ]
-    left = status.active_total - len(rows)
-    return section("Active findings", f"and {left} more: mlsecd log query" if left else "", table(rows))
 
 
 def _recent(status: Status) -> str:

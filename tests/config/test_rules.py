@@ -10,8 +10,10 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from mlsecd import cli, plugins
 from mlsecd.sinks.metrics_catalog import CATALOG, DETECTOR_GAUGE, DETECTOR_GAUGES, DETECTOR_STATES, PROCESS
@@ -31,7 +33,7 @@ Tool = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule, as far as the tests need it: PyYAML is no dependency."""
+    """One rule, as far as the tests need it, with the text that it was read from."""
 
     kind: str  # alert, record
     name: str
@@ -104,6 +106,33 @@ def test_every_alert_has_a_unit_test_where_it_is_there_and_one_where_it_is_not(r
     cases = [case for case in re.split(r"^  - name:", text, flags=re.MULTILINE) if rule.name in case]
     assert any("value: 1" in case or "exp_labels" in case for case in cases)
     assert rule.expr == "vector(1)" or any("exp_samples: []" in case or "exp_alerts: []" in case for case in cases)
+
+
+def _seconds(time: str) -> int:
+    return sum(int(count) * {"h": 3600, "m": 60, "s": 1}[unit] for count, unit in re.findall(r"(\d+)([hms])", time))
+
+
+def _looks(case: dict[str, Any], alert: str) -> Iterator[tuple[int, bool]]:
+    """When a unit test looks for an alert, and whether it is there then."""
+    for one in case.get("alert_rule_test", ()):
+        if one["alertname"] == alert:
+            yield _seconds(one["eval_time"]), bool(one["exp_alerts"])
+    for one in case.get("promql_expr_test", ()):
+        named = re.search(r'ALERTS\{[^}]*alertname="(\w+)"', one["expr"])
+        if named and named[1] == alert:
+            yield _seconds(one["eval_time"]), bool(one["exp_samples"])
+        elif "ALERTS{" in one["expr"] and not named:  # of all alerts, or of a category
+            yield _seconds(one["eval_time"]), alert in str(one["exp_samples"])
+
+
+@alerts
+def test_a_unit_test_sees_every_alert_before_it_fires_while_it_does_and_after(rule: Rule) -> None:
+    cases = [list(_looks(case, rule.name)) for case in yaml.safe_load(UNIT_TESTS.read_text())["tests"]]
+    fires = [(min(time for time, there in looks if there), looks) for looks in cases if any(x for _, x in looks)]
+    assert fires, "no unit test in which it fires"
+    if rule.expr != "vector(1)":
+        assert any(time < first for first, looks in fires for time, there in looks if not there), "quiet before"
+        assert any(time > first for first, looks in fires for time, there in looks if not there), "resolved after"
 
 
 @alerts

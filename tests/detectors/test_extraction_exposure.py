@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from support import Case, fold_of, lines, requests
 
 from mlsecd import baseline
+from mlsecd.detectors._account_groups import Groups, prefix_of
 from mlsecd.detectors._exposure_cells import Codebook
 from mlsecd.detectors._exposure_chart import GRID
 from mlsecd.detectors._exposure_fit import _rarefaction
-from mlsecd.detectors._account_groups import Groups, prefix_of
 from mlsecd.detectors._exposure_sight import CLIENTS_MAX, Sight, Sights
 from mlsecd.detectors.base import DetectorState, Fit, Interval, Section
 from mlsecd.detectors.extraction_exposure import DETECTOR, ExtractionExposure, Params

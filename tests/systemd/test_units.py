@@ -20,6 +20,7 @@ from daemons import Daemon, until
 from sandbox import Unit, call_sets, command
 from support import free_row
 
+from mlsecd import plugins
 from mlsecd.sources.request_socket import RequestSocketParams
 from mlsecd.sources.unix_sockets import inherited
 from tests.fakenvml import FakeNvml, build
@@ -109,6 +110,25 @@ def test_each_drop_in_states_its_price(tool, units, example: Path) -> None:
     assert float(stated[2]) == LIMIT
     assert stated[1] == row[1]
     _agrees(tool, _score(tool, units(example)), float(row[1]))
+
+
+def test_drop_ins_name_detectors_that_exist_and_docs_say_the_same() -> None:
+    """Which detectors see more by which drop-in: in the file, in the README, and in docs/host.md."""
+    host = (ROOT / "docs" / "host.md").read_text("utf-8")
+    known, named = set(plugins.detectors()), {}
+    for example in EXAMPLES:
+        name = example.name.split(".")[0]
+        words = set(re.findall(r"\b[a-z]+_[a-z_]+\b", example.read_text("utf-8")))
+        threats = {one.partition("_")[0] for one in known}
+        suspects = {one for one in words if one.partition("_")[0] in threats} - {"gpu_", "server_metrics"}
+        assert suspects <= known, f"{name}: {suspects - known}"
+        named[name] = words & known
+    (row,) = re.findall(r"^\| `20-fd` .*$", README, re.MULTILINE)
+    assert named["20-fd"] == {one for one in known if one in row} != set()
+    wants_fd = {line.split("`")[1] for line in host.splitlines() if line.startswith("|") and "`fd`" in line}
+    assert wants_fd <= named["20-fd"]
+    (row,) = re.findall(r"^\| `10-home` .*$", README, re.MULTILINE)
+    assert named["10-home"] == {one for one in known if one in row}
 
 
 def test_the_price_of_none_and_of_all(tool, units) -> None:

@@ -114,7 +114,7 @@ def test_long_texts_and_long_tables_are_bounded() -> None:
         blind=[(long, long)] * 500,
     )
     assert len(got) < 250_000
-    assert "and 4950 more: mlsecd log query" in got
+    assert "and 4950 more, in the forensic log" in got
 
 
 def test_accounts_are_shortened_wherever_they_are_named() -> None:
@@ -142,7 +142,14 @@ def test_reasons_stay_at_home_where_others_can_read() -> None:
     for secret in ("walks along a boundary", "Revoke the key."):
         assert secret in at_home
         assert secret not in elsewhere
-    assert "mlsecd log explain " + "a" * 16 in elsewhere
+    assert f"""jq 'select(.unmapped.mlsecd.id? == "{"a" * 16}")' /var/log/mlsecd/*.jsonl""" in elsewhere
+
+
+def test_what_is_only_told_is_folded_away_under_what_wants_somebody() -> None:
+    many = [active(f"{i:016x}", detector="gpu_short_jobs", severity=Severity.INFO) for i in range(8)]
+    shown = page(active=[*many, active("f" * 16, severity=Severity.HIGH)])
+    assert words(active=many).count("8 for information: gpu_short_jobs") == 1
+    assert shown.index("extraction_<wbr>account") < shown.index("<details><summary>8 for information")
 
 
 def test_quiet_says_so_and_only_when_it_is() -> None:
