@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from mlsecd.config import Config
 from mlsecd.errors import ConfigError
-from mlsecd.sources.http_handler import Refused
+from mlsecd.sources.http_exchange import Refused
 from mlsecd.sources.http_receiver import ReceiverParams, on_loopback
 from mlsecd.web import tls
 from mlsecd.web.access import Access
@@ -48,7 +48,7 @@ class WebGate:
         return wrapped
 
     def check(self, authorization: str) -> None:
-        """Raise :class:`~mlsecd.sources.http_handler.Refused` unless the header holds a right name and password."""
+        """Raise :class:`~mlsecd.sources.http_exchange.Refused` unless the header holds a right name and password."""
         try:
             self._access.check(Request("POST", "/", "", (1, 1), {"authorization": authorization}))
         except HttpError as error:

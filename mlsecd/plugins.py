@@ -18,9 +18,14 @@ __all__ = ["detectors", "sources"]
 
 
 def _find(package: ModuleType, attribute: str) -> dict[str, Any]:
-    """Classes by name, in order of name; a name that two modules claim is an error."""
+    """Classes by name, in order of name; a name that two modules claim is an error.
+
+    A module whose name begins with an underscore is somebody's helper, and loaded by whom it helps.
+    """
     found: dict[str, Any] = {}
     for info in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        if info.name.rpartition(".")[2].startswith("_"):
+            continue
         cls = getattr(importlib.import_module(info.name), attribute, None)
         if cls is None:
             continue

@@ -22,7 +22,7 @@ from msgspec import Meta
 from mlsecd.errors import SourceError
 from mlsecd.meters import Meters
 from mlsecd.sources.base import Params
-from mlsecd.sources.http_handler import Answer, Handler, House, Request
+from mlsecd.sources.http_exchange import Answer, House, Request
 from mlsecd.sources.unix_sockets import listen, peer_uid
 
 __all__ = ["Gate", "HttpReceiver", "ReceiverParams", "on_loopback", "read_token"]
@@ -92,7 +92,7 @@ class Gate(Protocol):
         """The connection behind TLS; ``OSError`` where none comes about."""
 
     def check(self, authorization: str) -> None:
-        """Raise :class:`~mlsecd.sources.http_handler.Refused` unless the header lets its sender in."""
+        """Raise :class:`~mlsecd.sources.http_exchange.Refused` unless the header lets its sender in."""
 
 
 class HttpReceiver:
@@ -188,6 +188,8 @@ class HttpReceiver:
             threading.Thread(target=self._serve, args=(connection,), name="mlsecd-http", daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
+        from mlsecd.sources._http_handler import Handler  # noqa: PLC0415 - with http.server, only where somebody calls
+
         try:
             connection.settimeout(self._params.timeout_seconds)
             if self._gate is not None:

@@ -6,7 +6,6 @@ The runtime file holds the token. Only whether it is empty leaves this module.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import itertools
 import os
 import pwd
@@ -122,6 +121,8 @@ def _read(path: str) -> _Runtime | None:
 
 def _by_asking(process: Process) -> bool | None:
     """``/api/status`` is 200 for everybody or 403 without a token; ``/api`` itself is 200 in both cases."""
+    import http.client  # noqa: PLC0415 - some 25 ms, only where a notebook is asked
+
     for address in process.listen[:_MAX_PROBES]:
         protocol, _, rest = address.partition(":")
         host, _, port = rest.rpartition(":")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mlsecd.adapters.base import Adapted, Context
 from mlsecd.adapters.litellm import ADAPTER
-from mlsecd.sources.http_handler import Answer, Refused, Request
+from mlsecd.sources.http_exchange import Answer, Refused, Request
 from mlsecd.sources.http_receiver import ReceiverParams
 from mlsecd.sources.posted import PostedSource
 

@@ -8,7 +8,7 @@ from typing import Final
 from mlsecd.adapters import otlp
 from mlsecd.adapters.base import Adapted, Context
 from mlsecd.errors import RecordError
-from mlsecd.sources.http_handler import Answer, Refused, Request
+from mlsecd.sources.http_exchange import Answer, Refused, Request
 from mlsecd.sources.http_receiver import ReceiverParams
 from mlsecd.sources.posted import PostedSource
 

@@ -14,7 +14,7 @@ from mlsecd.meters import Meters
 from mlsecd.records import Kind, Records, RequestBatch
 from mlsecd.sources.base import Poll, Source
 from mlsecd.sources.fair_queue import FairQueue
-from mlsecd.sources.http_handler import Answer, Refused, Request
+from mlsecd.sources.http_exchange import Answer, Refused, Request
 from mlsecd.sources.http_receiver import Gate, HttpReceiver, ReceiverParams
 from mlsecd.taps.identity import Hasher, key_path, load_key
 
@@ -57,7 +57,7 @@ class PostedSource(Source):
     def adapt(self, request: Request, context: Context) -> tuple[Adapted, Answer]:
         """A body's record lines, and what its sender is told. Runs in the receiver's threads, one at a time.
 
-        Raises :class:`~mlsecd.sources.http_handler.Refused`.
+        Raises :class:`~mlsecd.sources.http_exchange.Refused`.
         """
 
     def poll(self, deadline: float) -> Poll:

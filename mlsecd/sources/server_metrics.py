@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 import re
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 from msgspec import Meta
@@ -48,13 +46,6 @@ class ServerMetricsParams(Params, frozen=True, forbid_unknown_fields=True, kw_on
     token_file: Annotated[str, Meta(description="a bearer token that they want, if any")] = ""
     interval_seconds: Annotated[float, Meta(ge=1, le=300, description="seconds between two scrapes")] = 10.0
     timeout_seconds: Annotated[float, Meta(gt=0, le=60, description="seconds that a server may take to answer")] = 3.0
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A server does not send us, and our token, elsewhere."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        """Follow nothing."""
 
 
 @dataclass(slots=True)
@@ -118,7 +109,6 @@ class ServerMetrics(Source):
         self.interval_seconds = params.interval_seconds
         self._params = params
         self._before: dict[str, _Before] = {}
-        self._opener = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler({}))
 
     def supported(self) -> str | None:
         """``None`` where it was told whom to ask."""
@@ -138,7 +128,9 @@ class ServerMetrics(Source):
                 text = self._scrape(url, token)
             except (OSError, ValueError) as error:
                 self._before.pop(url, None)
-                troubles.append(f"{_server(url)}: {_why(error)}")
+                from mlsecd.sources import _plain_get  # noqa: PLC0415 - see _scrape
+
+                troubles.append(f"{_server(url)}: {_plain_get.why(error)}")
                 continue
             samples = list(self._samples(url, text, time.time()))
             seen += 1
@@ -150,12 +142,12 @@ class ServerMetrics(Source):
         return Poll(records, seen=seen, expected=len(self._params.urls), error="; ".join(troubles[:3]) or None)
 
     def _scrape(self, url: str, token: bytes) -> str:
+        from mlsecd.sources import _plain_get  # noqa: PLC0415 - with Python's HTTP client, only where it is used
+
         headers = {"Accept": "text/plain"}
         if token:
             headers["Authorization"] = f"Bearer {token.decode('latin-1')}"
-        request = urllib.request.Request(url, headers=headers)  # noqa: S310 - the pattern lets http and https through
-        with self._opener.open(request, timeout=self._params.timeout_seconds) as answer:
-            body: bytes = answer.read(_MAX_BYTES + 1)
+        body = _plain_get.get(url, headers, self._params.timeout_seconds, _MAX_BYTES)
         if len(body) > _MAX_BYTES:
             raise ValueError(f"more than {_MAX_BYTES >> 20} MiB of metrics")
         return body.decode("utf-8", "replace")
@@ -200,14 +192,6 @@ def _server(url: str) -> str:
     """Its name in records: where it is, without a user or a query."""
     parts = urlsplit(url)
     return f"{parts.hostname or ''}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, urllib.error.HTTPError):
-        error.close()
-        return f"answers {error.code}"
-    reason = getattr(error, "reason", error)
-    return (getattr(reason, "strerror", None) or str(reason) or type(error).__name__).lower()[:120]
 
 
 SOURCE = ServerMetrics

@@ -5,62 +5,20 @@ from __future__ import annotations
 import contextlib
 import hmac
 import socket
-import threading
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from mlsecd.meters import Meters
+from mlsecd.sources.http_exchange import Answer, House, Refused, Request
 
-__all__ = ["Answer", "Handler", "House", "Refused", "Request"]
+__all__ = ["Handler"]
 
 _CHUNK: Final = 1 << 16
 _LINGER_SECONDS: Final = 1.0
 _LINGER_BYTES: Final = 4 << 20
 _MAX_MEMBERS: Final = 64  # of one gzip body: each costs a copy of what is left
-
-
-class Request(NamedTuple):
-    """A body that came whole, decompressed."""
-
-    path: str
-    content_type: str  # without parameters, lower case
-    body: bytes
-
-
-class Answer(NamedTuple):
-    """What the caller is told."""
-
-    status: int
-    body: bytes = b""
-    content_type: str = ""
-
-
-class Refused(Exception):  # noqa: N818 - an answer, on its way
-    """The request is answered with this status and not handled."""
-
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(why)
-        self.status = status
-
-
-@dataclass(frozen=True, slots=True)
-class House:
-    """What each connection needs to know."""
-
-    where: str
-    max_body_bytes: int
-    timeout_seconds: float
-    token: bytes
-    paths: frozenset[str]
-    types: frozenset[str]
-    handle: Callable[[Request], Answer]
-    meters: Meters
-    turn: threading.Lock
-    check: Callable[[str], None] | None = None  # raises Refused unless the Authorization header lets its sender in
 
 
 class Handler(BaseHTTPRequestHandler):
