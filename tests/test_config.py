@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlsecd import config
@@ -127,6 +127,7 @@ def test_the_shipped_file_is_made_from_the_code_and_holds_the_defaults() -> None
     assert (shipped.daemon, shipped.sources, shipped.detectors) == (default.daemon, default.sources, default.detectors)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_any_text_is_either_a_configuration_or_an_explained_error(text: str) -> None:
     with contextlib.suppress(ConfigError):
