@@ -37,6 +37,7 @@ WANTED = {
     "campaign_extraction": ("campaign", ""),
     "drift_gpu": ("gpu", "GPU-"),
     "drift_requests": ("model", "digits"),
+    "drift_server": ("model", "drill at 127.0.0.1:8000"),
     "egress_bytes": ("process", "/opt/server/bin/python"),
     "exposure_services": ("process", "Jupyter"),
     "extraction_account": ("client", "k-demothief"),

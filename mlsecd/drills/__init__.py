@@ -12,7 +12,8 @@ from mlsecd.drills.drill import Drill, bundled, fits
 from mlsecd.drills.gpus import GPUS
 from mlsecd.drills.hosts import HOSTS
 from mlsecd.drills.requests import REQUESTS
+from mlsecd.drills.servers import SERVERS
 
 __all__ = ["DRILLS", "Drill", "bundled", "fits"]
 
-DRILLS: Final[dict[str, Drill]] = {**REQUESTS, **GPUS, **HOSTS}
+DRILLS: Final[dict[str, Drill]] = {**REQUESTS, **GPUS, **HOSTS, **SERVERS}
