@@ -10,8 +10,8 @@ Mooncake trace one of 0.08 that is gone within ten; Azure's rows a minute vary a
 that, both seasons, and a level that lasts half an hour, which neither trace is long enough to show. Each seed is a host
 of its own: the detector learns from the stream's beginning, as a daemon without a baseline does. Findings are counted
 by what they ask of anybody: tickets and warnings are alarms, `info` is context. Rates come with exact Poisson
-intervals, and as a multiple of what the detector promises. The whole (20 hosts, 52 weeks; with --vectors say
---seeds 4 --weeks 8) takes some 25 and 5 minutes of one core.
+intervals, and as a multiple of what the detector promises. A week takes 0.4 s of a free core (20 hosts, 52 weeks: seven
+minutes), with --vectors more: say --seeds 4 --weeks 8.
 With --changes, N streams of each kind of change, each with two hours of reference and other seeds: delays in minutes.
 """
 

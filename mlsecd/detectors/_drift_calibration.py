@@ -21,7 +21,6 @@ BETS: Final = 6  # by stream: three sizes up, three down
 _SHOWN_ERRORS: Final = 2.0
 _UPPER_ERRORS: Final = 2.0
 _STRETCHES_MIN: Final = 16
-_HIDDEN_ERRORS: Final = 1.0
 
 _WEEK: Final = 604_800.0
 RATE_MIN: Final = 1.0 / 60.0  # rows a second; a model that was hardly used when it was learned
@@ -63,7 +62,9 @@ class Wander:
     steady: bool
 
 
-def calibrate(ranks: F8, variance: float, squared_error: float, longest: int = sys.maxsize) -> Wander:
+def calibrate(
+    ranks: F8, variance: float, squared_error: float, longest: int = sys.maxsize, hidden_errors: float = 0.0
+) -> Wander:
     """How a stream wanders.
 
     Parameters
@@ -76,6 +77,8 @@ def calibrate(ranks: F8, variance: float, squared_error: float, longest: int = s
         Of the reference's mean rank, or of its season's at any hour, were its rows independent.
     longest
         Stretch of rows that were neighbours in the stream: a power of two.
+    hidden_errors
+        Standard errors of its variation that are allowed for, because what lasts longer cannot be seen.
     """
     seen, upper, steady, slow, hidden = 1.0, 1.0, True, 0.0, 0.0
     length = 2
@@ -89,7 +92,7 @@ def calibrate(ranks: F8, variance: float, squared_error: float, longest: int = s
             slow = (ratio * (1.0 + _UPPER_ERRORS * spread) - seen) * variance / (length / 2)
         if 2 * length > longest:
             # what a long sample's blocks are too few to show may be there all the same, and last for hours
-            hidden = max(ratio - 1.0 + _HIDDEN_ERRORS * spread, 0.0) * variance / length
+            hidden = max(ratio - 1.0 + hidden_errors * spread, 0.0) * variance / length
         seen = max(seen, ratio)
         length *= 2
     if steady:

@@ -20,6 +20,8 @@ from mlsecd.records import F8
 
 __all__ = ["Settings", "freeze", "freeze_columns"]
 
+_STRIDE_NEAR: Final = 8  # blocks; where the kept ones lie farther apart, levels of hours fall between them unseen,
+_HIDDEN_ERRORS: Final = (1.0, 2.0)  # and more is allowed for
 _COVERAGE_MIN: Final = 0.5  # of the rows must have a value, or it is no stream
 _TOLERANCE: Final = 0.01  # of plain columns, see drift_requests
 _TEXTS_MAX: Final = (256, 8, 6)  # values with a stream of their own at most, by text column
@@ -75,8 +77,9 @@ def freeze(sample: Sample, settings: Settings, kernels: Kernels) -> Reference:
     ]
     times = sample.times[: sample.count]
     longest = sample.block if sample.stride > 1 else sys.maxsize
+    hidden = _HIDDEN_ERRORS[sample.stride > _STRIDE_NEAR]
     c = threshold(len(candidates), _rate(times, sample.seen), settings.alarms_per_week)
-    made = (_stream(one, times, longest, settings, c, kernels) for one in candidates)
+    made = (_stream(one, times, (longest, hidden), settings, c, kernels) for one in candidates)
     streams = [stream for stream in made if stream is not None]
     return _join(streams, times, sample.seen, classes, learned.projection)
 
@@ -96,7 +99,9 @@ def freeze_columns(  # noqa: PLR0913, PLR0917 - a table, and what its streams ar
     settings = Settings(len(times), len(times) // 2, 0, 0, _TOLERANCE, alarms_per_week)
     c = threshold(len(names), _rate(times, len(times)), alarms_per_week)
     made = (
-        _stream(_Candidate(name, at, values[:, at], name in two_valued), times, sys.maxsize, settings, c, kernels)
+        _stream(
+            _Candidate(name, at, values[:, at], name in two_valued), times, (sys.maxsize, 0.0), settings, c, kernels
+        )
         for at, name in enumerate(names)
     )
     streams = [stream for stream in made if stream is not None]
@@ -171,9 +176,9 @@ def _row_candidates(sample: Sample, classes: tuple[tuple[str, ...], ...]) -> lis
 
 
 def _stream(  # noqa: PLR0913, PLR0917
-    one: _Candidate, times: F8, longest: int, settings: Settings, c: float, kernels: Kernels
+    one: _Candidate, times: F8, thinned: tuple[int, float], settings: Settings, c: float, kernels: Kernels
 ) -> _Stream | None:
-    """The stream of a column, where it can be one; ``c`` is the threshold that it will have."""
+    """The stream of a column, where it can be one; see ``calibrate`` for ``thinned``, ``c`` is its threshold."""
     some = np.isfinite(one.values)
     among = some if one.scored is None else some & one.scored
     rows = int(among.sum())
@@ -193,7 +198,7 @@ def _stream(  # noqa: PLR0913, PLR0917
     ranks = (ranks - mean_ranks) * weights
     squared_error = plain * season.leverage * (len(ranks) / rows)
     variance = variance or float(np.mean(ranks**2)) + 1.0 / (4.0 * (rows + 2))
-    wander = calibrate(ranks, variance, squared_error, longest)
+    wander = calibrate(ranks, variance, squared_error, *thinned)
     low, high = two if one.two_valued else (-0.5, 0.5)
     ends = low - float(season.table.max()), high - float(season.table.min())
     bets = make_bets(wander, *ends, settings.tolerance, c)

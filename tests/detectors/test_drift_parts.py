@@ -107,7 +107,7 @@ def test_dependence_is_not_looked_for_across_blocks() -> None:
     rng = np.random.default_rng(5)
     levels = np.repeat(rng.standard_normal(100), 32) * 0.15
     ranks = np.clip(rng.uniform(-0.5, 0.5, 3_200) + levels, -0.5, 0.5)
-    near = calibrate(ranks, 1 / 12, 1 / 36_000, 32)
+    near = calibrate(ranks, 1 / 12, 1 / 36_000, 32, 1.0)
     assert not near.steady
     assert near.error > 0.1, "what lasts longer than a block may last for ever"
 
