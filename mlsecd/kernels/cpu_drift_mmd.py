@@ -14,6 +14,7 @@ from numba import njit
 __all__ = ["STOP", "MmdTest", "drift_mmd", "drift_mmd_widths"]
 
 _ROUND = 100  # permutations in one product
+_BESIDE = 256  # rows of it in one product with divisions
 _STRETCH = 128  # rows of the kernel that are made at once: 1 MiB at 2,000 rows
 STOP = 20  # exceedances that end the search: the p-value is then known to within a quarter of itself
 
@@ -148,7 +149,12 @@ def drift_mmd(  # noqa: PLR0913, PLR0917
 def _distances(gram: Any, sums: Any, total: float, divided: Any, n: int) -> Any:
     """MMD^2 of each division: float32[n + m, b] to float64[b]."""
     m = len(gram) - n
-    among = np.einsum("ij,ij->j", divided, gram @ divided, dtype=np.float64)
+    among = np.zeros(divided.shape[1])
+    for first in range(0, len(gram), _BESIDE):  # the kernel is symmetric: what lies right of the diagonal counts twice
+        last = min(first + _BESIDE, len(gram))
+        touching = gram[first:last, first:last] @ divided[first:last]
+        touching += np.float32(2.0) * (gram[first:last, last:] @ divided[last:])
+        among += np.einsum("ij,ij->j", divided[first:last], touching, dtype=np.float64)
     touched = sums @ divided
     between = touched - among
     return among / (m * (m - 1)) + (total - touched - between) / (n * (n - 1)) - 2.0 * between / (n * m)
