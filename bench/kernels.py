@@ -5,8 +5,9 @@
 The floor of a batch is the larger of its arithmetic and its bytes over what one core does at most, measured here too:
 multiply-adds of float32 and of int32 in registers, look-ups in a table of 16 KiB, bytes copied. A step that has no such
 measure (exponentials, cosines, counters at random places) is timed alone and added. ``--device cuda`` runs the same
-batches on the first GPU, transfers included, checks them against the CPU, and fails where they differ; without a GPU it
-prints the floors that are computed for three cards from published peaks.
+batches on the first GPU, checks them against the CPU and fails where they differ: whole batches with their transfers,
+and the kernels alone beside the floor by what that card was measured to do at most; without a GPU it prints the floors
+that are computed for three cards from published peaks.
 """
 
 from __future__ import annotations
@@ -23,23 +24,6 @@ from numba import njit
 from bench._kernel_cases import CASES, Case
 from bench.rows import Row, report
 from mlsecd.kernels import select
-
-
-class Card(NamedTuple):
-    """Published peaks, as remembered; nothing here was measured or looked up."""
-
-    name: str
-    flops: float  # float32, a multiply-add counts as two
-    bandwidth: float  # bytes/s
-    processors: int
-    clock: float  # Hz, boost
-
-
-CARDS = (
-    Card("L4", 30.3e12, 300e9, 58, 2.04e9),
-    Card("A100", 19.5e12, 1555e9, 108, 1.41e9),
-    Card("H100", 67e12, 3350e9, 132, 1.98e9),
-)
 
 
 @njit(nogil=True, fastmath={"contract"})
@@ -125,61 +109,13 @@ def on_cpu() -> Iterator[Row]:
             )
 
 
-def card_floor(case: Case, card: Card) -> tuple[float, str]:
-    """Seconds, and what they are spent on: arithmetic, memory, or loads from shared memory (a warp's a clock)."""
-    return max(
-        (2 * case.operations / card.flops, "arithmetic"),
-        (case.moved / card.bandwidth, "memory"),
-        (case.loads / 32 / (card.processors * card.clock), "shared memory"),
-    )
+def _on_gpu() -> Iterator[Row]:
+    from bench._kernels_gpu import computed, on_gpu, there_is_one  # noqa: PLC0415 - the extra mlsecd[cuda]
 
-
-def computed() -> Iterator[Row]:
-    for make in CASES:
-        for case in make():
-            for card in CARDS:
-                seconds, what = card_floor(case, card)
-                yield Row(f"{case.name}, {card.name}, {what}", seconds * 1e6, "us/batch computed")
-
-
-def _copies(case: Case) -> list[Any]:
-    """Arguments of its own for each backend, since some are written to; a ring's mirror needs the ring itself."""
-    if case.kernel == "ring_nearest":
-        return list(case.arguments)
-    return [one.copy() if isinstance(one, np.ndarray) else one for one in case.arguments]
-
-
-def _differ(case: Case, gpu: Any, kernels: Any) -> str | None:
-    mine, its = _copies(case), _copies(case)
-    wanted, got = getattr(kernels, case.kernel)(*mine), getattr(gpu, case.kernel)(*its)
-    pairs = [*zip(mine, its, strict=True)]
-    if isinstance(wanted, tuple):
-        pairs += zip(wanted[: 1 if case.tolerance else None], got, strict=False)
-    elif wanted is not None:
-        pairs.append((wanted, got))
-    for one, other in pairs:
-        if isinstance(one, np.ndarray) and not np.allclose(one, other, rtol=case.tolerance, atol=case.tolerance):
-            return f"{case.name}: the GPU's answer is another than the CPU's"
-    return None
-
-
-def on_gpu() -> Iterator[Row]:
-    from mlsecd.kernels.cuda import Device, cuda, simulated  # noqa: PLC0415 - the extra mlsecd[cuda]
-    from mlsecd.kernels.cuda_backend import on  # noqa: PLC0415
-
-    if simulated() or not cuda.is_available():
-        print("no GPU: what follows is computed from published peaks, not measured", file=sys.stderr)
-        yield from computed()
-        return
-    kernels, gpu = select("cpu"), on(Device(memory_limit=1 << 30))
-    for make in CASES:
-        for case in make():
-            if wrong := _differ(case, gpu, kernels):
-                raise SystemExit(wrong)
-            arguments = _copies(case)
-            seconds = best(5, lambda: getattr(gpu, case.kernel)(*arguments), time.perf_counter)  # noqa: B023
-            beside = best(3, lambda: getattr(kernels, case.kernel)(*arguments), time.perf_counter)  # noqa: B023
-            yield Row(case.name, seconds * 1e6, "us/batch", "one core", beside / seconds)
+    if there_is_one():
+        return on_gpu()
+    print("no GPU: what follows is computed from published peaks, not measured", file=sys.stderr)
+    return computed()
 
 
 def main() -> int:
@@ -187,7 +123,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
-    report(on_cpu() if options.device == "cpu" else on_gpu(), as_json=options.json)
+    report(on_cpu() if options.device == "cpu" else _on_gpu(), as_json=options.json)
     return 0
 
 

@@ -394,6 +394,7 @@ class GpuProcess:
     used_memory_bytes: int | None = None
     type: str = "compute"  # compute, graphics or mps
     instances: tuple[int, ...] = ()  # GPU instances (MIG) that it runs on; empty: the whole GPU
+    own: bool = False  # the daemon itself, as a guest: it owns memory there, and is nobody's to judge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -473,6 +474,11 @@ class GpuSample:
     # driver_version, vbios_version, inforom_version, serial, pci_bus_id, ...
     posture: dict[str, str] = field(default_factory=dict)
     blind: tuple[str, ...] = ()  # what NVML refused, as "field: reason"
+
+    @property
+    def tenants(self) -> tuple[GpuProcess, ...] | None:
+        """Its processes without the daemon itself."""
+        return None if self.processes is None else tuple(one for one in self.processes if not one.own)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -189,11 +189,12 @@ class GpuProcesses:
             self.sights = {}
             self.table_ts = _NEVER
         self.last_ts = ts
-        if sample.processes is None:
+        tenants = sample.tenants
+        if tenants is None:
             return []
         self.listed_ts = ts
         shown: dict[int, GpuProcess] = {}
-        for item in sample.processes:
+        for item in tenants:
             if 0 < item.pid <= _PID_MAX and (item.pid in shown or len(shown) < _SIGHTS_MAX):
                 shown.setdefault(item.pid, item)
             else:

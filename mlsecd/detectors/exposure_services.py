@@ -121,8 +121,9 @@ class ExposureServices(Detector):
         if host is None:
             return []
         if isinstance(records, GpuSample):
-            if records.processes is not None and (records.gpu in host.on_gpu or len(host.on_gpu) < _GPUS_MAX):
-                host.on_gpu[records.gpu] = (records.ts, [one.pid for one in records.processes])
+            tenants = records.tenants
+            if tenants is not None and (records.gpu in host.on_gpu or len(host.on_gpu) < _GPUS_MAX):
+                host.on_gpu[records.gpu] = (records.ts, [one.pid for one in tenants])
             return []
         if isinstance(records, SocketSample):
             return list(self._sockets(host, records))

@@ -132,8 +132,9 @@ class ProcessInference(Detector):
         if host is None:
             return []
         if isinstance(records, GpuSample):
-            if records.processes is not None and (records.gpu in host.on_gpu or len(host.on_gpu) < _GPUS_MAX):
-                host.on_gpu[records.gpu] = (records.ts, [one.pid for one in records.processes])
+            tenants = records.tenants
+            if tenants is not None and (records.gpu in host.on_gpu or len(host.on_gpu) < _GPUS_MAX):
+                host.on_gpu[records.gpu] = (records.ts, [one.pid for one in tenants])
             return []
         return list(self._table(host, records))
 

@@ -13,8 +13,8 @@ import weakref
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from numba import config, types
 from numba import cuda as _target
-from numba import types
 from numpy.typing import NDArray
 
 from mlsecd.errors import KernelError
@@ -22,6 +22,7 @@ from mlsecd.errors import KernelError
 __all__ = ["FAST", "Device", "Report", "Shape", "array_type", "compile_ptx", "compile_report", "cuda", "simulated"]
 
 cuda: Any = _target  # what kernels are written against
+config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # a guest's grids are small on purpose
 FAST: Final = {"contract", "nsz"}
 _PATIENCE_SECONDS: Final = 5.0
 _REPORT: Final = re.compile(r"used (\d+) registers.*?(\d+) stack, (\d+) bytes smem")

@@ -27,6 +27,7 @@ from mlsecd.sources.nvml_link import (
     library_missing,
 )
 from mlsecd.sources.nvml_roster import Roster, Suspects
+from mlsecd.sources.procfs import own_pid
 
 __all__ = ["SOURCE", "Nvml", "NvmlParams"]
 
@@ -100,7 +101,7 @@ class Nvml(base.Source):
         self.interval_seconds = params.interval_seconds
         self._lock = threading.Lock()
         self._closed = False
-        self._roster = Roster()
+        self._roster = Roster(own_pid())
         self._child: Child | None = None
         self._leaving: list[Child] = []
         self._suspects = Suspects(params.hang_retry_seconds)

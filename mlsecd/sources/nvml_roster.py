@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from mlsecd.records import GpuJob, GpuProcess, GpuSample, XidEvent
-from mlsecd.sources.nvml_link import Gpu, Xid
+from mlsecd.sources.nvml_link import Gpu, Process, Xid
 
 __all__ = ["Roster", "Suspects"]
 
@@ -61,9 +61,16 @@ class _Known:
 
 
 class Roster:
-    """Turns the child's messages into samples; adds what the message leaves out because it did not change."""
+    """Turns the child's messages into samples; adds what the message leaves out because it did not change.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    own
+        The daemon's pid as NVML numbers processes, if that is known.
+    """
+
+    def __init__(self, own: int | None = None) -> None:
+        self._own = own
         self._known: dict[str, _Known] = {}
         self.dropped = 0  # Xid errors of no known GPU, or beyond the limit
 
@@ -107,7 +114,7 @@ class Roster:
             state=gpu.state,
             index=gpu.index,
             name=known.name,
-            processes=None if rows is None else tuple(GpuProcess(**msgspec.structs.asdict(row)) for row in rows),
+            processes=None if rows is None else tuple(map(self._process, rows)),
             xid=self._take_xids(known),
             accounted=gpu.accounted,
             jobs=tuple(GpuJob(**msgspec.structs.asdict(job)) for job in gpu.jobs),
@@ -115,6 +122,9 @@ class Roster:
             blind=tuple(gpu.blind),
             **msgspec.structs.asdict(gpu.values),
         )
+
+    def _process(self, row: Process) -> GpuProcess:
+        return GpuProcess(**msgspec.structs.asdict(row), own=row.pid == self._own)
 
     def silent(self, uuids: Iterable[str], state: str, ts: float, why: str) -> list[GpuSample]:
         """Samples of GPUs that gave no answer: their state, what is known, and no readings."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from mlsecd.sources.cgroups import Placement, placement
 from mlsecd.sources.redact import redact
 
-__all__ = ["DENIED", "Facts", "Stat", "exe_link", "facts", "parse_stat", "read_stat", "readable"]
+__all__ = ["DENIED", "Facts", "Stat", "exe_link", "facts", "own_pid", "parse_stat", "read_stat", "readable"]
 
 DENIED: Final = "\0"  # no link's text: NUL cannot stand in a path
 
@@ -21,6 +22,7 @@ _MAX_ARGUMENTS: Final = 256
 _ITEM_BYTES: Final = 64  # what a Python string costs beside its text
 _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+_HOST_PIDS: Final = 0xEFFFFFFC  # inode of the first pid namespace: PROC_PID_INIT_INO, part of the kernel's interface
 
 
 class Stat(NamedTuple):
@@ -45,6 +47,14 @@ class Facts:
     cmdline: tuple[str, ...]
     placement: Placement
     weight: int  # bytes of memory that these texts hold, about
+
+
+def own_pid() -> int | None:
+    """The daemon's pid as the host and its drivers number it; ``None`` within a container's own numbers."""
+    try:
+        return os.getpid() if Path("/proc/self/ns/pid").stat().st_ino == _HOST_PIDS else None
+    except OSError:
+        return None
 
 
 def readable(text: bytes) -> str:

@@ -1,8 +1,12 @@
-"""CUDA kernels in numba's simulator, against the CPU and its float64 oracles: same names, same answers."""
+"""CUDA kernels in numba's simulator, against the CPU and its float64 oracles: same names, same answers.
+
+With ``MLSECD_TEST_GPU=1`` the same tests run on the first real GPU instead.
+"""
 
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 import numpy as np
@@ -24,22 +28,25 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 @pytest.fixture(scope="module")
 def target() -> Any:
-    """The CUDA target, in the simulator: which of the two is settled when it is first imported."""
-    config.ENABLE_CUDASIM = 1
+    """The CUDA target, simulated or real: which of the two is settled when it is first imported."""
+    real = os.environ.get("MLSECD_TEST_GPU") == "1"
+    if not real:
+        config.ENABLE_CUDASIM = 1
     module = importlib.import_module("mlsecd.kernels.cuda")
-    assert module.simulated()
+    assert module.simulated() is not real
     return module
 
 
 @pytest.fixture(scope="module")
 def gpu(target: Any) -> Any:
-    """The CUDA backend on a simulated device, whose memory holds rubbish wherever nothing was written."""
+    """The CUDA backend on a device whose memory holds rubbish wherever nothing was written."""
     kernels = importlib.import_module("mlsecd.kernels.cuda_backend")
 
     class Poisoned(target.Device):
         def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
             made = super().empty(shape, dtype)
-            made[...] = np.frombuffer(b"\x7f" * np.dtype(dtype).itemsize, dtype)[0]
+            if made.size:
+                made.copy_to_device(np.full(shape, np.frombuffer(b"\x7f" * np.dtype(dtype).itemsize, dtype)[0]))
             return made
 
     return kernels.on(Poisoned())
