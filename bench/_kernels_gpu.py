@@ -19,6 +19,7 @@ __all__ = ["computed", "on_gpu", "there_is_one"]
 
 _THREADS: Final = 256
 _LOADS: Final = 32  # of shared memory, a round and thread
+_ROWS: Final = 33  # one more than they are: a number, since the compiler takes no sums here
 
 
 class Card(NamedTuple):
@@ -73,9 +74,9 @@ def _multiply_adds(out: Any, a: Any, rounds: Any) -> None:
 @cuda.jit
 def _read_shared(out: Any, rounds: Any) -> None:
     """Each thread reads a word of its own bank, 32 a round, at places that the compiler cannot foresee."""
-    tile = cuda.shared.array((_LOADS + 1, _THREADS), int32)
+    tile = cuda.shared.array((_ROWS, _THREADS), int32)
     thread = cuda.threadIdx.x
-    for j in range(_LOADS + 1):
+    for j in range(_ROWS):
         tile[j, thread] = int32(rounds >> 30)
     cuda.syncthreads()
     total = int32(0)

@@ -22,7 +22,7 @@ from mlsecd.errors import KernelError
 __all__ = ["FAST", "Device", "Report", "Shape", "array_type", "compile_ptx", "compile_report", "cuda", "simulated"]
 
 cuda: Any = _target  # what kernels are written against
-config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # a guest's grids are small on purpose
+config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # type: ignore[attr-defined]  # a guest's grids are small on purpose
 FAST: Final = {"contract", "nsz"}
 _PATIENCE_SECONDS: Final = 5.0
 _REPORT: Final = re.compile(r"used (\d+) registers.*?(\d+) stack, (\d+) bytes smem")
