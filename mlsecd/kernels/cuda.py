@@ -25,6 +25,7 @@ cuda: Any = _target  # what kernels are written against
 config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # type: ignore[attr-defined]  # a guest's grids are small on purpose
 FAST: Final = {"contract", "nsz"}
 _PATIENCE_SECONDS: Final = 5.0
+_SPIN_SECONDS: Final = 100e-6  # most transfers are done by then; a sleep takes as long by itself
 _REPORT: Final = re.compile(r"used (\d+) registers.*?(\d+) stack, (\d+) bytes smem")
 _SPILLS: Final = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
 
@@ -166,13 +167,15 @@ class Device:
             return
         done = cuda.event(timing=False)
         done.record(self._stream)
-        deadline, pause = time.monotonic() + _PATIENCE_SECONDS, 20e-6
+        began, pause = time.monotonic(), 20e-6
         while not done.query():
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - began
+            if waited > _PATIENCE_SECONDS:
                 self._given_up += [one() for one in self._live]
                 raise TimeoutError("the GPU did not answer")
-            time.sleep(pause)
-            pause = min(2.0 * pause, 1e-3)
+            if waited > _SPIN_SECONDS:
+                time.sleep(pause)
+                pause = min(2.0 * pause, 1e-3)
 
     def mirror(self, array: NDArray[Any], pushed: NDArray[np.int64], used: int, rows: int) -> Any:
         """A copy that is kept on the device; only blocks of ``rows`` that were pushed since are sent again.

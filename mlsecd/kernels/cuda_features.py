@@ -21,7 +21,7 @@ from mlsecd.kernels.features import MAX_EDGES, check_histograms, check_ks
 __all__ = ["MAX_SAMPLE", "histograms", "ks_distances", "shapes"]
 
 MAX_SAMPLE: Final = 4_096  # values of a sample: what is sorted lies in shared memory
-_THREADS: Final = 128
+_THREADS: Final = 512
 _BINS: Final = MAX_EDGES + 2
 _INF: Final = math.inf
 

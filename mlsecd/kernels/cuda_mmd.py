@@ -40,6 +40,11 @@ def _tiles(x: Any, gammas: Any, words: Any, inside: Any, sums: Any) -> None:
     thread, block = cuda.threadIdx.x, cuda.blockIdx.x
     column, first = thread % _TILE, thread // _TILE
     n, dims, across = x.shape[0], x.shape[1], (x.shape[0] + _TILE - 1) // _TILE
+    for p in range(thread, words.shape[1], _THREADS):
+        inside[block, p] = float64(0)
+    for i in range(thread, sums.shape[1], _THREADS):
+        sums[block, i] = float64(0)
+    cuda.syncthreads()
     above, beside = 0, int32(block)
     while True:
         while beside >= across:  # tile number `beside` of row `above` of tiles, counted from the diagonal
@@ -126,7 +131,8 @@ def mmd_sums(
     n, divisions = members.shape
     words, across = _packed(members), -(-n // _TILE)
     blocks = min(across * (across + 1) // 2, _BLOCKS)
-    inside, sums = device.send(np.zeros((blocks, words.shape[1]))), device.send(np.zeros((blocks, across * _TILE)))
+    inside = device.empty((blocks, words.shape[1]), np.float64)
+    sums = device.empty((blocks, across * _TILE), np.float64)
     given = device.send(centred(x)), device.send(gammas.astype(np.float32)), device.send(words)
     device.launch(_tiles, (blocks, 1), _THREADS, *given, inside, sums)
     found = []

@@ -73,13 +73,15 @@ class Budget:
         self._clock = clock
         self._held = 10.0 * share
         self._last = clock()
+        self._spent = False
 
     def left(self) -> bool:
-        """Whether another call may start; one may overdraw, and is paid for by waiting."""
+        """Whether another call may start; one may overdraw. Then half is saved up first: no call by call to and fro."""
         now = self._clock()
         self._held = min(self._held + (now - self._last) * self._share, 10.0 * self._share)
         self._last = now
-        return self._held > 0.0
+        self._spent = self._held < 5.0 * self._share if self._spent else self._held <= 0.0
+        return not self._spent
 
     def spend(self, seconds: float) -> None:
         """Take what a call took."""

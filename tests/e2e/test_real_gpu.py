@@ -15,7 +15,7 @@ from daemons import Daemon, until
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(300)]
 
 ON = 'kernels = "cuda"'
-MOVED = 'mlsecd_kernel_switches_total{{to="{to}",reason="{reason}"}}'
+MOVED = 'mlsecd_kernel_switches_total{{reason="{reason}",to="{to}"}}'
 # another's program that keeps the GPU busy until it is killed
 HOG = """
 from numba import cuda
@@ -64,6 +64,7 @@ def test_it_is_a_guest_that_is_no_finding_and_makes_room(guest: Daemon) -> None:
     assert guest.metric(MOVED.format(to="cuda", reason="free"))
     busy_from_the_beginning = [one for one in guest.findings() if one["detector"].startswith("gpu_foreign")]
     keep("metrics_on_gpu.txt", guest.get("/metrics")[1] + shown_by_nvidia_smi())
+    keep("log.txt", guest.stderr.read_text())
     assert not busy_from_the_beginning, "it judged itself"
     busy = subprocess.Popen([sys.executable, "-c", HOG])
     try:
