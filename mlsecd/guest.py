@@ -20,7 +20,7 @@ def teller(meters: Meters) -> Told:
     def told(backend: str, why: str) -> None:
         meters.gauge("mlsecd_kernels_on_gpu", float(backend == "cuda"))
         meters.count("mlsecd_kernel_switches_total", to=backend, reason=why.partition(":")[0])
-        level = say.warning if why.startswith("failed") else say.debug if why == "budget" else say.info
+        level = say.warning if why.startswith("failed") else say.debug if why == "time_budget" else say.info
         level("large batches moved", to=backend, why=why)
 
     return told

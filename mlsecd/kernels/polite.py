@@ -186,8 +186,6 @@ class Polite:
         return self._dead
 
     def _switch(self, backend: str, why: str) -> None:
-        if why in {"busy", "memory"}:
-            self._paused_until = self._clock() + _PAUSE_SECONDS
         if backend != self._backend:
             self._backend = backend
             self._told(backend, why)
@@ -199,6 +197,8 @@ class Polite:
         if now < self._paused_until:
             return "busy"
         why = self._choose(now)
+        if why in {"busy", "memory"}:
+            self._paused_until = now + _PAUSE_SECONDS
         if why is None and name not in self._ready:
             self._warm(name, arguments, named)
             why = self._dead or ("warming_up" if name not in self._ready else None)

@@ -132,7 +132,11 @@ def test_it_gives_way_to_the_tenants_and_comes_back(
         assert host.meters.value("mlsecd_kernels_on_gpu") == 0.0
         fake.set(0, **IDLE, state="ok")
         host.sees(idle)
-        host.now += 61.0  # a busy GPU is left alone for a minute
+        for _ in range(4):  # a busy GPU is left alone for a minute, and no longer for the batches that come meanwhile
+            host.now += 10.0
+            host.sees(idle)
+            assert host.scores() == (why not in {"busy", "memory"})
+        host.now += 15.0
         host.sees(idle)
         assert host.scores()
     assert [(host.switches(*move)) for move in (("cuda", "free"), ("cpu", why))] == [2.0, 1.0]
