@@ -82,6 +82,17 @@ def test_an_allowed_process_is_not() -> None:
     assert detector.standing().why == ""
 
 
+def test_the_daemon_itself_as_a_guest_is_nobodys_to_judge() -> None:
+    """It is in no allow list, and NVML shows it; another that looks just like it is foreign."""
+    samples: list[Records] = []
+    for ts in seconds(0, 60):
+        own = GpuProcess(pid=MINER.pid, used_memory_bytes=1 << 29, own=True)
+        samples.append(GpuSample(ts=ts, gpu="GPU-a", processes=(own, GpuProcess(pid=100, used_memory_bytes=1 << 30))))
+    tables = [table(ts + 0.5, SERVER, MINER) for ts in seconds(0, 60, 5)]
+    assert drive(make(*ALLOW), [*samples, *tables]) == []
+    assert [one.subject for one in drive(make(*ALLOW), foreign(25))] == ["/tmp/xmrig uid=1000 gpu=GPU-a"]
+
+
 def test_an_allowed_executable_elsewhere_is_foreign() -> None:
     other = process(100, "/opt/vllm/bin/python", unit="session-3.scope")
     found = drive(make(*ALLOW), stream(10, pids=lambda _: (100,), shown=lambda _: (other,)))

@@ -19,7 +19,7 @@ from mlsecd.errors import SourceError
 from mlsecd.meters import Meters
 from mlsecd.records import GpuSample
 from mlsecd.sources import nvml as nvml_source
-from mlsecd.sources import nvml_link
+from mlsecd.sources import nvml_link, procfs
 from mlsecd.sources.base import Poll
 from mlsecd.sources.nvml import Nvml, NvmlParams
 from mlsecd.sources.nvml_link import Child
@@ -223,6 +223,22 @@ def test_memory_that_nvml_does_not_tell_is_none_not_zero(fake: FakeNvml, start: 
     rows = {row.pid: row for row in gpu.processes}
     assert (rows[41].used_memory_bytes, rows[41].exe) == (None, "/opt/a")
     assert (rows[42].used_memory_bytes, rows[42].exe, rows[42].type) == (7, None, "mps")
+
+
+@pytest.mark.parametrize("as_the_host_numbers", [True, False])
+def test_its_own_entry_is_marked(
+    fake: FakeNvml, start: Start, monkeypatch: pytest.MonkeyPatch, as_the_host_numbers: bool
+) -> None:
+    """Where pids are the host's; in a container the same number is somebody else."""
+    namespace = Path("/proc/self/ns/pid").stat().st_ino
+    monkeypatch.setattr(procfs, "_HOST_PIDS", namespace if as_the_host_numbers else namespace + 1)
+    fake.processes(0, [(41, 1, "compute", "/opt/a"), (os.getpid(), 1, "compute", None)])
+    gpu = samples(once(start()))[0]
+    assert gpu.processes is not None
+    assert {row.pid: row.own for row in gpu.processes} == {41: False, os.getpid(): as_the_host_numbers}
+    assert [row.pid for row in gpu.tenants or ()] == (
+        [41] if as_the_host_numbers else [row.pid for row in gpu.processes]
+    )
 
 
 def test_a_list_with_impossible_pids_is_not_believed(fake: FakeNvml, start: Start) -> None:
