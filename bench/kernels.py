@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
+from threadpoolctl import threadpool_limits
 
 from bench._kernel_cases import CASES, Case
 from bench.rows import Row, report
@@ -123,7 +124,8 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
-    report(on_cpu() if options.device == "cpu" else _on_gpu(), as_json=options.json)
+    with threadpool_limits(1):  # as the daemon has it: BLAS beside another process would wait for its second thread
+        report(on_cpu() if options.device == "cpu" else _on_gpu(), as_json=options.json)
     return 0
 
 
