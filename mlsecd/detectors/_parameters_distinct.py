@@ -45,11 +45,11 @@ def hash_text(*parts: str | bytes) -> int:
 
 
 class Distinct:
-    """The ``k`` smallest hashes of all that was added (Bar-Yossef et al. 2002): 8 bytes each, merged by union.
+    """The ``k + 1`` smallest hashes of all that was added (Bar-Yossef et al. 2002): 8 bytes each, merged by union.
 
     Up to ``k`` things the count is exact, so an alarm at ``k`` or fewer cannot be kept down by one
-    who picks things for their hashes. Above, it is ``(k - 1) / (the k-th smallest hash)``, with a
-    relative error of about ``1 / sqrt(k - 2)``, and never falls.
+    who picks things for their hashes. Above, it is ``k / (the largest hash that is held)``, with a
+    relative error of about ``1 / sqrt(k - 1)``, and never falls.
     """
 
     __slots__ = ("k", "values")
@@ -61,12 +61,12 @@ class Distinct:
     def __len__(self) -> int:
         """About how many different things were added."""
         held = len(self.values)
-        return held if held < self.k else max(held, int((self.k - 1) * _SPACE / (self.values[-1] + 1)))
+        return held if held <= self.k else max(held, int(self.k * _SPACE / (self.values[-1] + 1)))
 
     def add(self, value: int) -> None:
         """Add one hash."""
         values = self.values
-        full = len(values) >= self.k
+        full = len(values) > self.k
         if full and value >= values[-1]:
             return
         at = bisect_left(values, value)
@@ -78,7 +78,7 @@ class Distinct:
 
     def update(self, hashes: U8) -> None:
         """Add many."""
-        if len(self.values) >= self.k:
+        if len(self.values) > self.k:
             hashes = hashes[hashes < np.uint64(self.values[-1])]
         for value in hashes.tolist():
             self.add(value)
@@ -87,7 +87,7 @@ class Distinct:
     def union(cls, k: int, sketches: Iterable[Distinct]) -> Distinct:
         """What one sketch of all that went into these would hold; ``k`` at most that of each."""
         made = cls(k)
-        made.values = array("Q", sorted(set().union(*(one.values for one in sketches)))[:k])
+        made.values = array("Q", sorted(set().union(*(one.values for one in sketches)))[: k + 1])
         return made
 
     def dump(self) -> U8:
@@ -101,9 +101,9 @@ class Distinct:
         Raises
         ------
         StateError
-            It is no ascending array of at most ``k`` hashes.
+            It is no ascending array of at most ``k + 1`` hashes.
         """
-        if values.dtype != np.uint64 or values.ndim != 1 or len(values) > k or (values[1:] <= values[:-1]).any():
+        if values.dtype != np.uint64 or values.ndim != 1 or len(values) > k + 1 or (values[1:] <= values[:-1]).any():
             raise StateError("a count of different things in a snapshot is damaged")
         made = cls(k)
         made.values = array("Q", values.tobytes())
