@@ -4,6 +4,8 @@ import fcntl
 import json
 import os
 import pty
+import select
+import signal
 import struct
 import subprocess
 import sys
@@ -77,14 +79,36 @@ def test_where_nobody_answers_it_says_so_in_one_line(capsys: pytest.CaptureFixtu
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_on_a_terminal_it_draws_again_and_leaves_the_screen_as_it_was(served: WebServer, tmp_path: Path) -> None:
+def _rest(terminal: int, seconds: float) -> bytes:
+    """What is still written, until nobody holds the other end."""
+    seen, end = b"", time.monotonic() + seconds
+    while time.monotonic() < end:
+        if select.select([terminal], [], [], 0.1)[0]:
+            try:
+                seen += os.read(terminal, 65_536)
+            except OSError:
+                break
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("ending", "before", "code"),
+    [
+        (signal.SIGINT, "", 130),
+        (signal.SIGINT, "trap '' INT; ", 130),  # as in the background of a script
+        (signal.SIGTERM, "", 143),
+    ],
+)
+def test_on_a_terminal_it_draws_again_and_leaves_the_screen_as_it_was(
+    served: WebServer, tmp_path: Path, ending: signal.Signals, before: str, code: int
+) -> None:
     config = tmp_path / "mlsecd.toml"
     config.write_text("")
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "mlsecd", "top", "--config", str(config), "--seconds", "0.1"]
+    command = ["sh", "-c", f'{before}exec "$@"', "sh", sys.executable, "-m", "mlsecd", "top", "--config", str(config)]
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     process = subprocess.Popen(
-        [*command, "--listen", f"127.0.0.1:{served.port}"],
+        [*command, "--seconds", "0.1", "--listen", f"127.0.0.1:{served.port}"],
         env={name: value for name, value in os.environ.items() if name not in {"LINES", "COLUMNS"}},
         stdin=theirs,
         stdout=theirs,
@@ -99,14 +123,9 @@ def test_on_a_terminal_it_draws_again_and_leaves_the_screen_as_it_was(served: We
         return seen.count(b"\033[H") >= 2 and b"extraction_account" in seen and b"lines more" in seen
 
     until(drawn, 30)
-    process.send_signal(2)
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
-        try:
-            seen += os.read(ours, 65_536)
-        except OSError:
-            break
-    assert process.wait(20) == 130
+    process.send_signal(ending)
+    seen += _rest(ours, 30)
+    assert process.wait(20) == code
     assert seen.endswith(b"\033[?25h\033[?1049l")
     os.close(ours)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 from typing import Any, Final
@@ -23,10 +24,12 @@ _REST: Final = "\033[J"
 
 
 def run(loaded: Config, listen: str | None, seconds: float, *, once: bool, as_json: bool) -> int:
-    """Until Ctrl-C; or once, with 1 where a real finding of high or critical severity is open and 0 otherwise."""
+    """Until Ctrl-C or SIGTERM; or once: 1 where a real finding of high or critical severity is open, else 0."""
     if once or as_json or not sys.stdout.isatty():
         return _once(ask.status(loaded, listen), as_json=as_json)
     before: dict[str, Any] = {}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background jobs begin with it ignored
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     print(_ENTER, end="")
     try:
         while True:
