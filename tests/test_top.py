@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -79,55 +80,73 @@ def test_where_nobody_answers_it_says_so_in_one_line(capsys: pytest.CaptureFixtu
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def _rest(terminal: int, seconds: float) -> bytes:
-    """What is still written, until nobody holds the other end."""
-    seen, end = b"", time.monotonic() + seconds
-    while time.monotonic() < end:
-        if select.select([terminal], [], [], 0.1)[0]:
-            try:
-                seen += os.read(terminal, 65_536)
-            except OSError:
-                break
-    return seen
-
-
-@pytest.mark.parametrize(
-    ("ending", "before", "code"),
-    [
-        (signal.SIGINT, "", 130),
-        (signal.SIGINT, "trap '' INT; ", 130),  # as in the background of a script
-        (signal.SIGTERM, "", 143),
-    ],
-)
-def test_on_a_terminal_it_draws_again_and_leaves_the_screen_as_it_was(
-    served: WebServer, tmp_path: Path, ending: signal.Signals, before: str, code: int
-) -> None:
+@contextlib.contextmanager
+def viewed(served: WebServer, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """``mlsecd top`` on a terminal, started as a script's background is, with SIGINT ignored; and who reads it."""
     config = tmp_path / "mlsecd.toml"
     config.write_text("")
     ours, theirs = pty.openpty()
-    command = ["sh", "-c", f'{before}exec "$@"', "sh", sys.executable, "-m", "mlsecd", "top", "--config", str(config)]
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    command = [sys.executable, "-m", "mlsecd", "top", "--config", str(config), "--seconds", "0.1"]
     process = subprocess.Popen(
-        [*command, "--seconds", "0.1", "--listen", f"127.0.0.1:{served.port}"],
+        ["/bin/sh", "-c", "trap '' INT; exec \"$@\"", "sh", *command, "--listen", f"127.0.0.1:{served.port}"],
         env={name: value for name, value in os.environ.items() if name not in {"LINES", "COLUMNS"}},
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
     )
     os.close(theirs)
+    try:
+        yield process, ours
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+def rest(ours: int) -> bytes:
+    """What is left to be read of a process that is gone."""
     seen = b""
+    with contextlib.suppress(OSError):  # EIO: nobody has the other end any more
+        while part := os.read(ours, 65_536):
+            seen += part
+    return seen
 
-    def drawn() -> bool:
-        nonlocal seen
-        seen += os.read(ours, 65_536)
-        return seen.count(b"\033[H") >= 2 and b"extraction_account" in seen and b"lines more" in seen
 
-    until(drawn, 30)
-    process.send_signal(ending)
-    seen += _rest(ours, 30)
-    assert process.wait(20) == code
-    assert seen.endswith(b"\033[?25h\033[?1049l")
-    os.close(ours)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_on_a_terminal_it_draws_again_and_leaves_the_screen_as_it_was(
+    served: WebServer, tmp_path: Path, number: int, code: int
+) -> None:
+    with viewed(served, tmp_path) as (process, ours):
+        seen = b""
+
+        def drawn() -> bool:
+            nonlocal seen
+            seen += os.read(ours, 65_536)
+            return seen.count(b"\033[H") >= 2 and b"extraction_account" in seen and b"lines more" in seen
+
+        until(drawn, 30)
+        process.send_signal(number)
+        assert process.wait(20) == code
+        assert rest(ours).endswith(b"\033[?25h\033[?1049l")
+
+
+def full(process: subprocess.Popen[bytes]) -> bool:
+    """Whether its terminal takes no more."""
+    theirs = os.open(f"/proc/{process.pid}/fd/1", os.O_WRONLY | os.O_NOCTTY)
+    try:
+        return not select.select([], [theirs], [], 0)[1]
+    finally:
+        os.close(theirs)
+
+
+def test_it_ends_on_a_terminal_that_nobody_reads(served: WebServer, tmp_path: Path) -> None:
+    with viewed(served, tmp_path) as (process, ours):
+        until(lambda: full(process), 30)
+        time.sleep(0.5)  # it is to hang in the next picture
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        assert rest(ours).endswith(b"\033[?25h\033[?1049l")
 
 
 def test_the_worst_comes_first_and_nothing_hostile_reaches_the_terminal() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import sys
+import termios
 import time
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Any, Final, NoReturn
 
 from mlsecd import ask
 from mlsecd.commands.top_view import lines
@@ -28,10 +31,7 @@ def run(loaded: Config, listen: str | None, seconds: float, *, once: bool, as_js
     if once or as_json or not sys.stdout.isatty():
         return _once(ask.status(loaded, listen), as_json=as_json)
     before: dict[str, Any] = {}
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background jobs begin with it ignored
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    print(_ENTER, end="")
-    try:
+    with _screen():
         while True:
             now = _status(loaded, listen)
             size = shutil.get_terminal_size()
@@ -40,8 +40,28 @@ def run(loaded: Config, listen: str | None, seconds: float, *, once: bool, as_js
             sys.stdout.flush()
             before = now if "now" in now else before
             time.sleep(seconds)
+
+
+@contextlib.contextmanager
+def _screen() -> Iterator[None]:
+    """Another screen, until Ctrl-C or SIGTERM; then the terminal as it was.
+
+    Ctrl-C is the only key that ends the view. It does so, too, where SIGINT was ignored when we were started, which is
+    how shells start what scripts put into the background: Python would leave it ignored.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        print(_ENTER, end="")
+        yield
     finally:
+        with contextlib.suppress(termios.error):  # what nobody has read yet need not be: it would keep us waiting
+            termios.tcflush(sys.stdout.fileno(), termios.TCOFLUSH)
         print(_LEAVE, end="", flush=True)
+
+
+def _end(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _fitted(shown: list[str], size: os.terminal_size) -> list[str]:
