@@ -67,7 +67,8 @@ class Reference:
     scales, pool, gammas, concession
         For the test of whole vectors (:mod:`mlsecd.detectors._drift_windows`): float64[q], what an axis score
         is multiplied with; float32[p, q], reference vectors so scaled, none where there are too few;
-        float64[3], bandwidths; and the squared distance of means that its own stretches wander.
+        float64[3], bandwidths; and float64[3], the squared distances that its own stretches wander, or float64[1]
+        where it was made before second moments were compared, and they are not.
     crowd
         The largest share that one client had of 256 rows; 0 where none was seen.
     tenants, tenant_names
@@ -98,7 +99,7 @@ class Reference:
     scales: NDArray[np.float64]
     pool: NDArray[np.float32]
     gammas: NDArray[np.float64]
-    concession: float
+    concession: NDArray[np.float64]
     middle: float
     width: int
     crowd: float
@@ -143,8 +144,9 @@ class Reference:
             It is damaged.
         """
         try:
-            checked = msgspec.convert(plain, _Plain)
-            every: dict[str, Any] = {**msgspec.structs.asdict(checked), **arrays}
+            every: dict[str, Any] = msgspec.structs.asdict(msgspec.convert(plain, _Plain))
+            alone = every.pop("concession")
+            every |= arrays if alone is None else {**arrays, "concession": np.array([alone])}
             made = Reference(**every)
         except (msgspec.ValidationError, TypeError) as error:
             raise ValueError(f"a drift reference is damaged: {error}") from error
@@ -167,6 +169,7 @@ class Reference:
         fine = fine and d == min(self.width, SKETCH_WIDTH) and q <= m
         fine = fine and len(self.classes) == len(CATEGORIES) and self.pool.dtype == np.float32
         fine = fine and self.values_sorted.dtype == np.float32
+        fine = fine and self.concession.dtype == np.float64 and self.concession.shape in {(1,), (3,)}
         fine = fine and self.offsets.dtype == np.int64 and self.chosen.dtype == np.int64
         fine = fine and self.offsets[0] == 0 and self.offsets[-1] == len(self.values_sorted)
         fine = fine and bool((np.diff(self.offsets) >= 0).all())
@@ -191,12 +194,12 @@ class _Plain(msgspec.Struct):
 
     names: tuple[str, ...]
     classes: tuple[tuple[str, ...], ...]
-    concession: float
     middle: float
     width: int
     crowd: float
     start: float
     end: float
     rate: float
+    concession: float | None = None  # of a reference that was made before it became an array
     tenants: tuple[int, ...] = ()
     tenant_names: tuple[str, ...] = ()

@@ -39,7 +39,7 @@ class Projection(NamedTuple):
     scales: F8
     pool: NDArray[np.float32]
     gammas: F8
-    concession: float
+    concession: F8
     middle: float
     width: int
 
@@ -79,7 +79,7 @@ def learn_vectors(sample: Sample, axes: int, kernels: Kernels) -> Learned:
 def nothing() -> Projection:
     """Of rows without vectors."""
     none, pool = np.zeros(0), np.zeros((0, 0), np.float32)
-    return Projection(none, none, none, np.zeros((0, 0)), none, pool, np.zeros(3), 0.0, 0.0, 0)
+    return Projection(none, none, none, np.zeros((0, 0)), none, pool, np.zeros(3), np.zeros(3), 0.0, 0)
 
 
 def _find_axes(vectors: NDArray[np.float32]) -> Projection | None:
@@ -118,19 +118,22 @@ def _with_pool(projection: Projection, scaled: Any, kernels: Kernels) -> Project
     return projection._replace(pool=pool, gammas=gammas, concession=_concession(fine[1::2], pool, gammas, kernels))
 
 
-def _concession(rows: NDArray[np.float32], pool: NDArray[np.float32], gammas: F8, kernels: Kernels) -> float:
-    """How far stretches of the reference stand from its pool, as a squared distance of means.
+def _concession(rows: NDArray[np.float32], pool: NDArray[np.float32], gammas: F8, kernels: Kernels) -> F8:
+    """How far stretches of the reference stand from its pool: float64[3], what a test is to concede of each distance.
 
-    It is nothing in the mean where rows are independent. Where neighbours go together it is so much that
+    Each is nothing in the mean where rows are independent. Where neighbours go together it is so much that
     later windows may stand as far; a stretch shorter than a window stands farther, which errs on the safe side.
     """
     length = min(WINDOW, len(rows) // _STRETCHES)
     if length < _STRETCH_MIN:
-        return 0.0
+        return np.zeros(3)
     stretches = len(rows) // length
     draw = rng("drift_requests", "concession", 0.0)
-    distances = [
-        kernels.drift_mmd(pool, rows[at * length : (at + 1) * length], gammas, draw, 0).mmd2 for at in range(stretches)
-    ]
-    upper = float(np.mean(distances)) + _ERRORS * float(np.std(distances, ddof=1)) / stretches**0.5
-    return max(0.0, upper, *distances)
+    distances = np.array(
+        [
+            kernels.drift_mmd(pool, rows[at * length : (at + 1) * length], gammas, draw, 0).apart
+            for at in range(stretches)
+        ]
+    )
+    upper = distances.mean(axis=0) + _ERRORS * distances.std(axis=0, ddof=1) / stretches**0.5
+    return np.maximum(np.maximum(upper, distances.max(axis=0)), 0.0)

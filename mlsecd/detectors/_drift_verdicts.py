@@ -169,7 +169,7 @@ def _moved(watch: Watch, reference: Reference) -> list[Moved]:
                 log_threshold=windows.log_threshold,
                 steady=True,
                 reference_rows=len(reference.pool),
-                least=math.sqrt(reference.concession / spread),
+                least=math.sqrt(float(reference.concession[0]) / spread),
                 picture=None,
             )
         )

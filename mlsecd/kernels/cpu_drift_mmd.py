@@ -1,7 +1,9 @@
 """The maximum mean discrepancy of two samples, and what chance makes of it, on the CPU.
 
 After Gretton, Borgwardt, Rasch, Schölkopf, Smola 2012, lemma 6: the unbiased estimate. All permutations of a
-round cost one product of matrices; the rounds end as soon as the answer is plain.
+round cost one product of matrices; the rounds end as soon as the answer is plain. Gaussian kernels hardly see a
+change of variances or correlations, nor one column among many: second moments and single columns are
+held against the same permutations, in one number of all (:mod:`mlsecd.kernels.cpu_drift_moments`).
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
+
+from mlsecd.kernels.cpu_drift_moments import Moments, add_products
 
 __all__ = ["STOP", "MmdTest", "drift_mmd", "drift_mmd_widths"]
 
@@ -25,13 +29,15 @@ class MmdTest(NamedTuple):
     Attributes
     ----------
     mmd2
-        Squared distance of the two mean embeddings, unbiased: it may be negative.
+        Squared distance of the two mean embeddings, unbiased: it may be negative. Gaussian kernels alone.
     spread
         One minus the mean kernel value among the reference: the variance of its embedding.
     exceeded, drawn
-        Of ``drawn`` random divisions so many reached ``mmd2`` less what was conceded.
+        Of ``drawn`` random divisions so many reached what was seen less what was conceded.
     p
         Valid at any size: P(p <= a) <= a where both samples are exchangeable (Besag & Clifford 1991).
+    apart
+        How far the samples are apart in what a concession is granted of.
     """
 
     mmd2: float
@@ -39,6 +45,7 @@ class MmdTest(NamedTuple):
     exceeded: int
     drawn: int
     p: float
+    apart: tuple[float, ...]
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
@@ -99,8 +106,29 @@ def drift_mmd_widths(reference: Any) -> Any:
     return 0.5 / (middle * np.array([0.0625, 1.0, 16.0]))
 
 
+_NOTHING = np.zeros(3)
+
+
+class _Kept(NamedTuple):
+    """What every division of the rows is judged by; the first n are the reference's."""
+
+    gram: Any
+    sums: Any
+    n: int
+    moments: Moments | None
+
+    def apart(self, divided: Any) -> Any:
+        """How far the sides of each division are apart: float32[n + m, b] to float64[1 or 3, b]."""
+        squares = _distances(self.gram, self.sums, float(self.sums.sum()), divided, self.n)[None]
+        return squares if self.moments is None else np.concatenate((squares, self.moments.apart(divided)))
+
+    def evidence(self, apart: Any) -> Any:
+        """One number by division."""
+        return apart[0] if self.moments is None else self.moments.evidence(apart)
+
+
 def drift_mmd(  # noqa: PLR0913, PLR0917
-    reference: Any, window: Any, gammas: Any, draw: Any, most: int = 9_999, concession: float = 0.0, stop: int = STOP
+    reference: Any, window: Any, gammas: Any, draw: Any, most: int = 9_999, concession: Any = _NOTHING, stop: int = STOP
 ) -> MmdTest:
     """Whether two samples of vectors come from one distribution.
 
@@ -110,7 +138,7 @@ def drift_mmd(  # noqa: PLR0913, PLR0917
     Parameters
     ----------
     reference, window
-        float32[n, d], float32[m, d]; at least two rows each.
+        float32[n, d], float32[m, d]; at least two rows each. Moments are those of the first 32 columns.
     gammas
         float64[g]; the kernel is the mean of exp(-gamma d^2).
     draw
@@ -118,32 +146,44 @@ def drift_mmd(  # noqa: PLR0913, PLR0917
     most
         Permutations at most.
     concession
-        Of squared distance, granted to the null hypothesis.
+        Granted to the null hypothesis: float64[3], of squared distance with products of columns, of the farthest
+        column's squared distance, and of that of squared lengths. Or float64[1]: the Gaussian kernels alone are
+        tested, and this is granted of their squared distance.
     stop
         Permutations that exceed what was seen, at which the search ends.
     """
     n, m = len(reference), len(window)
-    gram = _kernel(np.concatenate((reference, window)), gammas)
-    sums = gram.sum(axis=1, dtype=np.float64)
-    total = float(sums.sum())
+    kept, mmd2, spread = _keep(reference, window, gammas, len(concession) > 1)
     own = np.zeros((n + m, 1), np.float32)
     own[n:] = 1.0
-    seen = float(_distances(gram, sums, total, own, n)[0])
-    inside = float(gram[:n, :n].sum(dtype=np.float64)) / (n * (n - 1))
-    bound = seen - concession - 1e-7  # float32 sums: the same division must not look smaller
+    seen = kept.apart(own)
+    bound = float(kept.evidence(seen - np.asarray(concession, np.float64)[:, None])[0])
+    bound -= 1e-7 if kept.moments is None else 1e-3  # sums are float32's: the same division must not look smaller
     exceeded = drawn = 0
     while drawn < most and exceeded < stop:
         size = min(_ROUND, most - drawn)
         chosen = np.argpartition(draw.random((n + m, size), np.float32), m, axis=0)[:m]
         divided = np.zeros((n + m, size), np.float32)
         np.put_along_axis(divided, chosen, 1.0, axis=0)
-        hits = np.flatnonzero(_distances(gram, sums, total, divided, n) >= bound)
+        hits = np.flatnonzero(kept.evidence(kept.apart(divided)) >= bound)
         if exceeded + len(hits) >= stop:
             drawn += int(hits[stop - exceeded - 1]) + 1
-            return MmdTest(seen, 1.0 - inside, stop, drawn, stop / drawn)
+            return MmdTest(mmd2, spread, stop, drawn, stop / drawn, tuple(seen[:, 0].tolist()))
         exceeded += len(hits)
         drawn += size
-    return MmdTest(seen, 1.0 - inside, exceeded, drawn, (exceeded + 1) / (drawn + 1))
+    return MmdTest(mmd2, spread, exceeded, drawn, (exceeded + 1) / (drawn + 1), tuple(seen[:, 0].tolist()))
+
+
+def _keep(reference: Any, window: Any, gammas: Any, moments: bool) -> tuple[_Kept, float, float]:
+    """What divisions are judged by, and the distance and spread in the Gaussian kernels alone."""
+    n, m = len(reference), len(window)
+    pooled = np.concatenate((reference, window))
+    gram = _kernel(pooled, gammas)
+    among, between, beside = (float(part.sum(dtype=np.float64)) for part in (gram[:n, :n], gram[:n, n:], gram[n:, n:]))
+    among /= n * (n - 1)
+    mmd2 = among + beside / (m * (m - 1)) - 2.0 * between / (n * m)
+    more = add_products(gram, Moments.of(pooled, n)) if moments else None
+    return _Kept(gram, gram.sum(axis=1, dtype=np.float64), n, more), mmd2, 1.0 - among
 
 
 def _distances(gram: Any, sums: Any, total: float, divided: Any, n: int) -> Any:

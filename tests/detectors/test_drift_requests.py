@@ -445,12 +445,33 @@ def test_a_section_goes_through_its_arrays_and_header() -> None:
         Section({"references": [{**section.header["references"][0], "tenant": "t"}]}, section.arrays),
         Section({"references": [{**section.header["references"][0], "tenants": [1]}]}, section.arrays),
         Section(section.header, {}),
+        Section(section.header, {name: one for name, one in section.arrays.items() if name != "0.concession"}),
+        Section(section.header, {**section.arrays, "0.concession": np.zeros(2)}),
         Section(section.header, {**section.arrays, "0.offsets": section.arrays["0.offsets"][:-1]}),
         Section(section.header, {**section.arrays, "0.offsets": section.arrays["0.offsets"] + 10_000}),
         Section(section.header, {**section.arrays, "0.chosen": section.arrays["0.chosen"] + 1000}),
     ):
         with pytest.raises(BaselineError):
             make(damage)
+
+
+def test_a_baseline_from_before_second_moments_is_read_and_tests_gaussian_kernels_alone() -> None:
+    section = fitted()
+    header, arrays = section.header["references"][0], dict(section.arrays)
+    granted = float(arrays.pop("0.concession")[0])
+    old = Section({"references": [{**header, "concession": granted}]}, arrays)
+    reference, _ = load_references(old)["m"]
+    assert reference.concession.tolist() == [granted]
+    detector = make(old)
+    assert detector.observe(traffic(2000, 3, 2500.0)) == []
+    turned = np.random.default_rng(5).standard_normal((2000, 8)) + 1.0
+    assert detector.observe(traffic(2000, 3, 4500.0, features=turned))
+    windows = detector._fitted["m", False].shared.windows
+    assert windows is not None
+    assert windows.latched
+    again = make(old)
+    again.restore(detector.snapshot())
+    assert again.snapshot() == detector.snapshot()
 
 
 def test_a_snapshot_of_another_baseline_starts_afresh() -> None:
