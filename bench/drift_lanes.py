@@ -57,7 +57,8 @@ def read(path: Path) -> RequestBatch:
 
 def found(detector: DriftRequests, batches: Iterator[RequestBatch]) -> list[Finding]:
     """The lines of findings that began."""
-    ledger = Ledger(resolve_after_seconds=RESOLVE_SECONDS, update_after_seconds=300.0, limit=10_000)
+    resolve_after = {detector.name: detector.resolve_after_seconds}  # as the daemon does
+    ledger = Ledger(update_after_seconds=300.0, limit=10_000, resolve_after=resolve_after)
     fold = Fold([detector], ledger, Meters())
     lines = [line for batch in batches for line in fold.push([batch])] + fold.finish()
     return [line for line in lines if line.status is Status.NEW]

@@ -20,6 +20,7 @@ BETS: Final = 6  # by stream: three sizes up, three down
 # what is assumed of every scale is what it might be: so many standard errors more than was seen.
 _SHOWN_ERRORS: Final = 2.0
 _UPPER_ERRORS: Final = 2.0
+_PLAIN_ERRORS: Final = 5.0  # by which it shows beyond doubt: then no other stream of the model counts as independent
 _STRETCHES_MIN: Final = 16
 
 _WEEK: Final = 604_800.0
@@ -54,16 +55,25 @@ class Wander:
         slow variation between stretches of the reference.
     steady
         No dependence showed: rows can be taken for exchangeable.
+    plain
+        It showed beyond doubt.
     """
 
     variance: float
     inertia: float
     error: float
     steady: bool
+    plain: bool = False
 
 
-def calibrate(
-    ranks: F8, variance: float, squared_error: float, longest: int = sys.maxsize, hidden_errors: float = 0.0
+def calibrate(  # noqa: PLR0913, PLR0917
+    ranks: F8,
+    variance: float,
+    squared_error: float,
+    longest: int = sys.maxsize,
+    hidden_errors: float = 0.0,
+    cautious: bool = False,
+    terms: int = 1,
 ) -> Wander:
     """How a stream wanders.
 
@@ -79,14 +89,20 @@ def calibrate(
         Stretch of rows that were neighbours in the stream: a power of two.
     hidden_errors
         Standard errors of its variation that are allowed for, because what lasts longer cannot be seen.
+    cautious
+        Where no dependence shows, allow for what may be there all the same: other streams of these rows show it.
+    terms
+        Of the mean and the season that were fitted to these very ranks: so much less do stretches show.
     """
-    seen, upper, steady, slow, hidden = 1.0, 1.0, True, 0.0, 0.0
+    seen, upper, steady, plain, slow, hidden = 1.0, 1.0, True, False, 0.0, 0.0
     length = 2
-    while length <= longest and len(ranks) // length >= _STRETCHES_MIN:
-        ratio, spread = _ratio(ranks, length, variance)
+    fewest = _STRETCHES_MIN + terms - 1
+    while length <= longest and len(ranks) // length >= fewest:
+        ratio, spread = _ratio(ranks, length, variance, terms)
         steady = steady and ratio <= 1.0 + _SHOWN_ERRORS * spread
+        plain = plain or ratio > 1.0 + _PLAIN_ERRORS * spread
         upper = max(upper, ratio * (1.0 + _UPPER_ERRORS * spread))
-        last = 2 * length > longest or 2 * length * _STRETCHES_MIN > len(ranks)
+        last = 2 * length > longest or 2 * length * fewest > len(ranks)
         if last and ratio > seen * (1.0 + spread):
             # the longest stretches vary more than those of half their length explain: what that is, lasts longer still
             slow = (ratio * (1.0 + _UPPER_ERRORS * spread) - seen) * variance / (length / 2)
@@ -95,17 +111,17 @@ def calibrate(
             hidden = max(ratio - 1.0 + hidden_errors * spread, 0.0) * variance / length
         seen = max(seen, ratio)
         length *= 2
-    if steady:
+    if steady and not cautious:
         upper, slow = 1.0, 0.0
     slow = max(slow, hidden)
-    return Wander(variance, upper, math.sqrt(upper * squared_error + slow), steady)
+    return Wander(variance, upper, math.sqrt(upper * squared_error + slow), steady, plain)
 
 
-def _ratio(ranks: F8, length: int, variance: float) -> tuple[float, float]:
+def _ratio(ranks: F8, length: int, variance: float, terms: int) -> tuple[float, float]:
     """Variance of means of ``length`` neighbours over that of independent rows, and its standard error."""
     stretches = len(ranks) // length
     means = ranks[: stretches * length].reshape(stretches, length).mean(axis=1)
-    return float(means.var(ddof=1)) * length / variance, math.sqrt(2.0 / stretches)
+    return float(means.var(ddof=terms)) * length / variance, math.sqrt(2.0 / (stretches - terms + 1))
 
 
 class Bets(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mlsecd.detectors._drift_calibration import BETS, calibrate, make_bets, threshold
+from mlsecd.detectors._drift_calibration import BETS, Wander, calibrate, make_bets, threshold
 from mlsecd.detectors._drift_effect import effect_of_rank, effect_of_shares
 from mlsecd.detectors._drift_reference import PREFIXES, Reference, indicators
 from mlsecd.detectors._drift_sample import NO_CLASS, Sample
@@ -48,6 +48,23 @@ class _Candidate(NamedTuple):
     scored: NDArray[np.bool_] | None = None  # rows to rank among; None: all
 
 
+class _Lasting(NamedTuple):
+    """A candidate's ranks less their season, in order of time."""
+
+    candidate: _Candidate
+    kept: NDArray[np.float32]  # sorted; none of zeros and ones
+    two: tuple[float, float]
+    rows: int
+    mean: float
+    season: Season
+    ranks: F8
+    variance: float
+    squared_error: float
+
+    def wander(self, thinned: tuple[int, float], *, cautious: bool = False) -> Wander:
+        return calibrate(self.ranks, self.variance, self.squared_error, *thinned, cautious, self.season.terms)
+
+
 class _Stream(NamedTuple):
     """A candidate that passed."""
 
@@ -79,8 +96,7 @@ def freeze(sample: Sample, settings: Settings, kernels: Kernels) -> Reference:
     longest = sample.block if sample.stride > 1 else sys.maxsize
     hidden = _HIDDEN_ERRORS[sample.stride > _STRIDE_NEAR]
     c = threshold(len(candidates), _rate(times, sample.seen), settings.alarms_per_week)
-    made = (_stream(one, times, (longest, hidden), settings, c, kernels) for one in candidates)
-    streams = [stream for stream in made if stream is not None]
+    streams = _streams(candidates, times, (longest, hidden), settings, c, kernels)
     return _join(streams, times, sample.seen, classes, learned.projection)
 
 
@@ -98,13 +114,8 @@ def freeze_columns(  # noqa: PLR0913, PLR0917 - a table, and what its streams ar
     """
     settings = Settings(len(times), len(times) // 2, 0, 0, _TOLERANCE, alarms_per_week)
     c = threshold(len(names), _rate(times, len(times)), alarms_per_week)
-    made = (
-        _stream(
-            _Candidate(name, at, values[:, at], name in two_valued), times, (sys.maxsize, 0.0), settings, c, kernels
-        )
-        for at, name in enumerate(names)
-    )
-    streams = [stream for stream in made if stream is not None]
+    candidates = [_Candidate(name, at, values[:, at], name in two_valued) for at, name in enumerate(names)]
+    streams = _streams(candidates, times, (sys.maxsize, 0.0), settings, c, kernels)
     return _join(streams, times, len(times), tuple(() for _ in PREFIXES), nothing())
 
 
@@ -175,10 +186,22 @@ def _row_candidates(sample: Sample, classes: tuple[tuple[str, ...], ...]) -> lis
     return found
 
 
-def _stream(  # noqa: PLR0913, PLR0917
-    one: _Candidate, times: F8, thinned: tuple[int, float], settings: Settings, c: float, kernels: Kernels
-) -> _Stream | None:
-    """The stream of a column, where it can be one; see ``calibrate`` for ``thinned``, ``c`` is its threshold."""
+def _streams(  # noqa: PLR0913, PLR0917
+    candidates: list[_Candidate], times: F8, thinned: tuple[int, float], settings: Settings, c: float, kernels: Kernels
+) -> list[_Stream]:
+    """The streams of those columns that can be one; see ``calibrate`` for ``thinned``, ``c`` is their threshold.
+
+    Where rows plainly go together in one column, they are not taken for independent in any: two standard errors are
+    little to see it by in a share, and a stream that passes by luck would alarm for as long as its reference stays.
+    """
+    lasting = [one for one in (_last(one, times, settings, kernels) for one in candidates) if one is not None]
+    cautious = any(one.wander(thinned).plain for one in lasting)
+    made = (_stream(one, one.wander(thinned, cautious=cautious), settings, c) for one in lasting)
+    return [stream for stream in made if stream is not None]
+
+
+def _last(one: _Candidate, times: F8, settings: Settings, kernels: Kernels) -> _Lasting | None:
+    """What is left of a column beside its season; ``None`` where it cannot be a stream."""
     some = np.isfinite(one.values)
     among = some if one.scored is None else some & one.scored
     rows = int(among.sum())
@@ -198,8 +221,13 @@ def _stream(  # noqa: PLR0913, PLR0917
     ranks = (ranks - mean_ranks) * weights
     squared_error = plain * season.leverage * (len(ranks) / rows)
     variance = variance or float(np.mean(ranks**2)) + 1.0 / (4.0 * (rows + 2))
-    wander = calibrate(ranks, variance, squared_error, *thinned)
-    low, high = two if one.two_valued else (-0.5, 0.5)
+    return _Lasting(one, kept, two, rows, mean, season, ranks, variance, squared_error)
+
+
+def _stream(lasting: _Lasting, wander: Wander, settings: Settings, c: float) -> _Stream | None:
+    """The stream of a column; ``None`` where no bet on it is sound."""
+    one, season, mean = lasting.candidate, lasting.season, lasting.mean
+    low, high = lasting.two if one.two_valued else (-0.5, 0.5)
     ends = low - float(season.table.max()), high - float(season.table.min())
     bets = make_bets(wander, *ends, settings.tolerance, c)
     if bets is None:
@@ -207,7 +235,18 @@ def _stream(  # noqa: PLR0913, PLR0917
     least = effect_of_rank(bets.least)
     if one.two_valued:
         least = max(abs(effect_of_shares(mean, mean + shift)) for shift in (2.0 * bets.least, -2.0 * bets.least))
-    return _Stream(one.name, one.column, kept, two, rows, mean, wander.steady, bets.pays, least, season)
+    return _Stream(
+        one.name,
+        one.column,
+        lasting.kept,
+        lasting.two,
+        lasting.rows,
+        mean,
+        wander.steady,
+        bets.pays,
+        least,
+        season,
+    )
 
 
 def _law_of_shares(kept: NDArray[np.float32]) -> tuple[tuple[float, float], float]:

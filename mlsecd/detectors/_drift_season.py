@@ -21,6 +21,8 @@ _WEEKS_MIN: Final = 1.95  # before a weekly one is told from a single odd day
 _DAILY: Final = 3  # harmonics
 _WEEKLY: Final = 4
 _SHOWN_ERRORS: Final = 4.0  # of the chi-square of what chance explains, before a season is believed
+_FOLDS: Final = 4
+_PARTS: Final = 28  # in turn: half days of two weeks, 50 minutes of one day; neighbours may go together
 _REACH: Final = 0.4  # of a mean rank, whose ends are +-1/2
 
 
@@ -40,10 +42,14 @@ class Season(NamedTuple):
     table: F8
     weights: F8
     leverage: float
+    terms: int = 1  # that were fitted, with the mean
 
 
 def fit_season(times: F8, ranks: F8, variance: float) -> Season:
     """Harmonics of the day, and from two weeks on of the week; nothing where chance explains as much.
+
+    Chance explains more where rows go together than where they do not, and nobody knows how much: a season is
+    believed where it tells rows that it was not fitted to better than the one before it does.
 
     Parameters
     ----------
@@ -56,7 +62,7 @@ def fit_season(times: F8, ranks: F8, variance: float) -> Season:
     span = float(times[-1] - times[0]) if len(times) else 0.0
     if span < _DAYS_MIN * DAY or len(ranks) < 20 * _DAILY:
         return none
-    best, known = none, 0
+    best, known, missed = none, 0, float((ranks**2).sum())
     for weekly in (False, True):
         if weekly and span < _WEEKS_MIN * WEEK:
             break
@@ -66,12 +72,25 @@ def fit_season(times: F8, ranks: F8, variance: float) -> Season:
         explained = float(((basis @ found) ** 2).sum()) / variance
         before = 0.0 if not known else float((_read(best.table, times) ** 2).sum()) / variance
         added = basis.shape[1] - known
-        if explained - before > added + _SHOWN_ERRORS * math.sqrt(2.0 * added):
+        left = _left_out(basis, ranks)
+        if explained - before > added + _SHOWN_ERRORS * math.sqrt(2.0 * added) and left < missed:
+            missed = left
             leverages = np.einsum("ij,jk,ik->i", hours, inverse, hours)
             least = float(leverages.min())
-            best = Season(np.clip(hours @ found, -_REACH, _REACH), np.sqrt(least / leverages), least)
+            best = Season(np.clip(hours @ found, -_REACH, _REACH), np.sqrt(least / leverages), least, basis.shape[1])
             known = basis.shape[1]
     return best
+
+
+def _left_out(basis: F8, ranks: F8) -> float:
+    """Squares that are left of rows, each told by the others of its four folds."""
+    folds = np.arange(len(ranks)) * _PARTS // len(ranks) % _FOLDS
+    total = 0.0
+    for fold in range(_FOLDS):
+        out = folds == fold
+        found = np.linalg.lstsq(basis[~out], ranks[~out], rcond=None)[0]
+        total += float(((ranks[out] - basis[out] @ found) ** 2).sum())
+    return total
 
 
 def _basis(times: Any, *, weekly: bool) -> F8:

@@ -11,7 +11,7 @@ from mlsecd.detectors._drift_reference import SUMMARIES
 from mlsecd.detectors._drift_sample import Sample
 from mlsecd.detectors.base import rng
 from mlsecd.kernels import Kernels
-from mlsecd.records import F8
+from mlsecd.records import F8, I8
 
 __all__ = ["WINDOW", "Learned", "Projection", "learn_vectors", "nothing"]
 
@@ -26,7 +26,9 @@ _POOL: Final = 500
 _POOL_MIN: Final = 150
 _STRETCHES: Final = 4  # of a test's size or less, to see how far the reference itself wanders
 _STRETCH_MIN: Final = 20
+_BLOCK_MIN: Final = 4  # of a thinned sample, which has many
 _ERRORS: Final = 2.0  # of the mean over stretches, on top of it
+_FARTHER: Final = 3.0  # that a window may stand than the mean over blocks: wander of two or three directions, 19 in 20
 
 
 class Projection(NamedTuple):
@@ -69,7 +71,9 @@ def learn_vectors(sample: Sample, axes: int, kernels: Kernels) -> Learned:
     middle = float(np.nanmedian(scores[scored, count + 1]))
     projection = projection._replace(middle=middle, width=sample.width)
     scores = kernels.drift_project(vectors, *projection[:4], middle)
-    projection = _with_pool(projection, scores[scored, : len(projection.scales)] * projection.scales, kernels)
+    blocks = np.arange(sample.count) // (sample.block if sample.stride > 1 else sample.count)
+    scaled = scores[:, : len(projection.scales)] * projection.scales
+    projection = _with_pool(projection, scaled[scored], blocks[scored], kernels)
     leading = min(count, (axes + 1) // 2)
     ends = [*range(leading), *range(max(leading, count - axes // 2), count)]
     names = {**{at: f"axis:{at + 1}" for at in ends}, **{count + at: name for at, name in enumerate(SUMMARIES)}}
@@ -107,15 +111,24 @@ def _find_axes(vectors: NDArray[np.float32]) -> Projection | None:
     )
 
 
-def _with_pool(projection: Projection, scaled: Any, kernels: Kernels) -> Projection:
-    """Add the pool: every second of these rows, the others tell how far stretches of the reference wander."""
-    fine = scaled[np.isfinite(scaled).all(axis=1)].astype(np.float32)
-    pool = fine[::2]
-    if len(pool) < _POOL_MIN:
+def _with_pool(projection: Projection, scaled: Any, blocks: I8, kernels: Kernels) -> Projection:
+    """Add the pool, evenly spaced; the other rows tell how far stretches of the reference wander.
+
+    ``blocks`` says which rows were neighbours.
+    """
+    some = np.isfinite(scaled).all(axis=1)
+    fine, blocks = scaled[some].astype(np.float32), blocks[some]
+    size = min(_POOL, (len(fine) + 1) // 2)
+    if size < _POOL_MIN:
         return projection
-    pool = np.ascontiguousarray(pool[:: max(1, len(pool) // _POOL)][:_POOL])
+    chosen = np.linspace(0, len(fine) - 1, size).astype(np.int64)
+    pool, rest = np.ascontiguousarray(fine[chosen]), np.delete(np.arange(len(fine)), chosen)
     gammas = kernels.drift_mmd_widths(pool)
-    return projection._replace(pool=pool, gammas=gammas, concession=_concession(fine[1::2], pool, gammas, kernels))
+    if blocks[0] == blocks[-1]:
+        conceded = _concession(fine[rest], pool, gammas, kernels)
+    else:
+        conceded = _concession_of_blocks(fine[rest], blocks[rest], pool, gammas, kernels)
+    return projection._replace(pool=pool, gammas=gammas, concession=conceded)
 
 
 def _concession(rows: NDArray[np.float32], pool: NDArray[np.float32], gammas: F8, kernels: Kernels) -> F8:
@@ -128,12 +141,33 @@ def _concession(rows: NDArray[np.float32], pool: NDArray[np.float32], gammas: F8
     if length < _STRETCH_MIN:
         return np.zeros(3)
     stretches = len(rows) // length
-    draw = rng("drift_requests", "concession", 0.0)
-    distances = np.array(
-        [
-            kernels.drift_mmd(pool, rows[at * length : (at + 1) * length], gammas, draw, 0).apart
-            for at in range(stretches)
-        ]
-    )
+    distances = _apart([rows[at * length : (at + 1) * length] for at in range(stretches)], pool, gammas, kernels)
     upper = distances.mean(axis=0) + _ERRORS * distances.std(axis=0, ddof=1) / stretches**0.5
     return np.maximum(np.maximum(upper, distances.max(axis=0)), 0.0)
+
+
+def _concession_of_blocks(
+    rows: NDArray[np.float32], blocks: I8, pool: NDArray[np.float32], gammas: F8, kernels: Kernels
+) -> F8:
+    """The same of a thinned sample, whose blocks lie far apart: a stretch over several of them would hide the wander.
+
+    There are many and they are short, so that the farthest of them says nothing by itself. Their mean distance is told
+    from none, and a window may stand a few times as far; where it plainly is not none, as far as the farthest
+    two neighbours: a night has few rows, and so few blocks.
+    """
+    cuts = np.flatnonzero(np.diff(blocks)) + 1
+    stretches = [one for one in np.split(rows, cuts) if len(one) >= _BLOCK_MIN]
+    if len(stretches) < _STRETCHES:
+        return _concession(rows, pool, gammas, kernels)
+    distances = _apart(stretches, pool, gammas, kernels)
+    mean, error = distances.mean(axis=0), distances.std(axis=0, ddof=1) / len(stretches) ** 0.5
+    conceded = _FARTHER * np.maximum(mean, 0.0) + _ERRORS * error
+    farthest = np.where(mean > _ERRORS * error, (0.5 * (distances[1:] + distances[:-1])).max(axis=0), 0.0)
+    return np.maximum(conceded, farthest)
+
+
+def _apart(
+    stretches: list[NDArray[np.float32]], pool: NDArray[np.float32], gammas: F8, kernels: Kernels
+) -> NDArray[np.float64]:
+    draw = rng("drift_requests", "concession", 0.0)
+    return np.array([kernels.drift_mmd(pool, one, gammas, draw, 0).apart for one in stretches])

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from support import requests
 
-from mlsecd.detectors._drift_calibration import calibrate
+from mlsecd.detectors import _drift_freeze
+from mlsecd.detectors._drift_calibration import Wander, calibrate
 from mlsecd.detectors._drift_crowd import Crowd
+from mlsecd.detectors._drift_freeze import freeze_columns
 from mlsecd.detectors._drift_sample import Sample
 from mlsecd.detectors._drift_season import DAY, HOURS, WEEK, at_times, fit_season, weekdays
 from mlsecd.detectors._drift_streams import Columns
-from mlsecd.detectors._drift_vectors import WINDOW
+from mlsecd.detectors._drift_vectors import WINDOW, learn_vectors
 from mlsecd.detectors._drift_windows import Windows, permutations
 from mlsecd.detectors.base import DetectorState
 from mlsecd.detectors.drift_requests import DriftRequests, Params
@@ -55,6 +57,19 @@ def test_chance_is_no_season_and_less_than_a_day_has_none() -> None:
         assert season.leverage == 1 / 2_000
     short = np.sort(np.random.default_rng(1).uniform(0.0, 0.9 * DAY, 2_000))
     assert not fit_season(short, ranks_of(short, np.sin(2 * np.pi * short / DAY)), 1 / 12).table.any()
+
+
+def test_rows_that_go_together_make_no_season() -> None:
+    """Two weeks in 60 stretches of 100 rows, each at a level of its own: harmonics fit what never comes back."""
+    weekly = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        begun = np.linspace(MONDAY, MONDAY + 2 * WEEK, 60, endpoint=False)
+        times = (begun[:, None] + np.arange(100) * 10.0).ravel()
+        ranks = ranks_of(times, np.repeat(0.3 * rng.standard_normal(60), 100), seed)
+        weekly += fit_season(times, ranks, 1 / 12).terms > 7
+    assert weekly <= 1
+    assert fit_season(times, ranks_of(times, 0.9 * ((times - MONDAY) // DAY % 7 >= 5)), 1 / 12).terms == 19
 
 
 def test_two_weeks_tell_a_weekend_from_the_week() -> None:
@@ -112,7 +127,72 @@ def test_dependence_is_not_looked_for_across_blocks() -> None:
     assert near.error > 0.1, "what lasts longer than a block may last for ever"
 
 
+def test_what_a_season_took_from_stretches_is_given_back() -> None:
+    """As many stretches as terms would leave nothing of the levels that they differ by."""
+    ratios, plain = [], []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        ranks = rng.uniform(-0.5, 0.5, 2_560) + np.repeat(rng.standard_normal(40) * 0.05, 64)
+        basis = rng.standard_normal((40, 19)).repeat(64, axis=0)
+        left = ranks - basis @ np.linalg.lstsq(basis, ranks, rcond=None)[0]
+        ratios.append(calibrate(left, 1 / 12, 1 / 36_000, 64, 0.0, cautious=True, terms=19).inertia)
+        plain.append(calibrate(ranks, 1 / 12, 1 / 36_000, 64, 0.0, cautious=True).inertia)
+    assert np.median(ratios) > 0.9 * np.median(plain)
+
+
+def test_where_rows_plainly_go_together_no_stream_is_taken_for_independent(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Wander] = []
+
+    def kept(*args: Any) -> Wander:
+        seen.append(calibrate(*args))
+        return seen[-1]
+
+    monkeypatch.setattr(_drift_freeze, "calibrate", kept)
+    rng = np.random.default_rng(3)
+    level, alone = np.repeat(rng.standard_normal(60), 100) + rng.standard_normal(6_000), rng.standard_normal(6_000)
+    table = np.column_stack((level, alone)).astype(np.float32)
+    freeze_columns(np.arange(6_000.0), table, ("level", "alone"), 1.0, KERNELS)
+    assert seen[0].plain
+    assert seen[-1].steady, "it may be said to be so, and is allowed for all the same"
+    assert seen[-1].inertia > 1.1
+    seen.clear()
+    freeze_columns(np.arange(6_000.0), table[:, 1:], ("alone",), 1.0, KERNELS)
+    assert seen[-1].inertia == 1.0
+
+
 # whole vectors
+
+
+def thin(seed: int, wander: float) -> Sample:
+    """Two thousand rows of a longer stream, whose blocks of 64 each have a level of their own."""
+    sample, rng = Sample.of(1_000), np.random.default_rng(seed)
+    rows = 20_000
+    level = wander * rng.standard_normal((rows // 64 + 1, 6)).repeat(64, axis=0)[:rows]
+    vectors = (rng.standard_normal((rows, 6)) + level) * np.geomspace(2.0, 0.5, 6)
+    columns = Columns(requests(np.arange(float(rows)), features=vectors))
+    assert sample.add(columns, np.arange(rows), (1_000, 1e9), KERNELS) is None
+    assert sample.stride > 1
+    return sample
+
+
+def test_a_thinned_sample_concedes_what_its_blocks_wander() -> None:
+    """A stretch of 250 kept rows is many blocks: their levels cancel, where those of a window do not."""
+    calm, restless = (learn_vectors(thin(1, wander), 6, KERNELS).projection for wander in (0.0, 0.5))
+    assert len(calm.pool) >= 150
+    assert restless.concession[0] > 5.0 * calm.concession[0]
+    window = (np.random.default_rng(9).standard_normal((WINDOW, 6)) + 0.5) * np.geomspace(2.0, 0.5, 6)
+    projected = KERNELS.drift_project(window.astype(np.float32), *restless[:4], restless.middle)
+    scaled = (projected[:, : len(restless.scales)] * restless.scales).astype(np.float32)
+    draw = np.random.Generator(np.random.Philox(1))
+    found = KERNELS.drift_mmd(restless.pool, scaled, restless.gammas, draw, 199, restless.concession)
+    assert found.p > 0.2, "the level of one block, half a deviation in each direction, is nothing new there"
+
+
+def test_a_pool_is_of_the_whole_sample() -> None:
+    sample = thin(2, 0.0)
+    sample.vectors[sample.count * 9 // 10 : sample.count] += 50.0
+    pool = learn_vectors(sample, 6, KERNELS).projection.pool
+    assert 0.06 < np.mean(np.abs(pool[:, 0] - np.median(pool[:, 0])) > 20.0) < 0.14
 
 
 def vectors(rows: int, seed: int, start: float, two_rings: bool) -> RequestBatch:
