@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlsecd.detectors._extraction_blanks import answered
+from mlsecd.detectors._extraction_budget import WEEK
 from mlsecd.detectors._extraction_calibration import MIN_CLIENTS, MIN_QUERIES, Material, calibrate
 from mlsecd.detectors._extraction_channels import COLUMNS, VIEWS, Reference, request_keys, usable
 from mlsecd.detectors._extraction_level import clients_needed
@@ -34,7 +35,6 @@ NEEDED: Final = (
     "status",
 )
 _ROWS_MAX: Final = 1_000_000  # about 300 MiB of two 32-d vectors each
-_WEEK: Final = 604_800.0
 
 
 def fit(records: Iterable[Records], params: Any, kernels: Kernels) -> Fit:
@@ -181,11 +181,11 @@ def span(batch: RequestBatch, clients: dict[str, I8]) -> dict[str, float]:
     first = np.array([ts[rows[0]] for rows in clients.values()])
     start, end = float(first.min()), float(max(ts[rows[-1]] for rows in clients.values()))
     span = end - start
-    if span < _WEEK:
+    if span < WEEK:
         newcomers = float((first > start + span / 2).sum())
-        weekly = len(clients) + newcomers * (_WEEK - span) / max(span / 2, 1.0)
+        weekly = len(clients) + newcomers * (WEEK - span) / max(span / 2, 1.0)
     else:
-        weeks = int(span // _WEEK)
-        present = [{int((ts[row] - start) // _WEEK) for row in rows} for rows in clients.values()]
+        weeks = int(span // WEEK)
+        present = [{int((ts[row] - start) // WEEK) for row in rows} for rows in clients.values()]
         weekly = sum(week < weeks for own in present for week in own) / weeks
     return {"first_ts": start, "last_ts": end, "clients_per_week": weekly}

@@ -14,13 +14,13 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from mlsecd.detectors import _extraction_fit as fitting
-from mlsecd.detectors import base
 from mlsecd.detectors._extraction_blanks import Blanks, Lately, add_blanks, answered, raised
+from mlsecd.detectors._extraction_budget import BudgetParams
 from mlsecd.detectors._extraction_calibration import MIN_QUERIES
 from mlsecd.detectors._extraction_channels import Reference
 from mlsecd.detectors._extraction_groups import Group, compile_for, groups_of, route
 from mlsecd.detectors._extraction_level import Level
-from mlsecd.detectors._extraction_standing import WEEK, Calibration
+from mlsecd.detectors._extraction_standing import Calibration
 from mlsecd.detectors._extraction_state import TICK, Account, Accounts
 from mlsecd.detectors._extraction_words import Against, evidence_of, hides, is_walk, reason_of
 from mlsecd.detectors.base import Detector, DetectorState, Fit, Interval, Maturity, Section, Standing
@@ -42,33 +42,9 @@ _WALK: Final = ("AML.T0043.001",)  # Black-Box Optimization of adversarial data
 _LEARNING: Final = "no baseline: record a week of ordinary requests, then run `mlsecd baseline fit`"
 
 
-class Params(base.Params, frozen=True):
+class Params(BudgetParams, frozen=True):
     """How often it may be wrong, and how much it may hold."""
 
-    client_alpha: (
-        Annotated[
-            float,
-            Meta(
-                gt=0, le=0.5, description="false-alarm level of each client and epoch, in place of the budget's share"
-            ),
-        ]
-        | None
-    ) = None
-    false_alarms_per_week: (
-        Annotated[float, Meta(gt=0, description="share of the false-alarm budget; default: handed down from [budget]")]
-        | None
-    ) = None
-    clients_per_week: (
-        Annotated[float, Meta(gt=0, description="expected clients a week and model; default: as seen at calibration")]
-        | None
-    ) = None
-    epoch_seconds: Annotated[
-        float, Meta(ge=3_600, le=31_536_000, description="an account is judged afresh after this event time")
-    ] = WEEK
-    repeat_seconds: Annotated[
-        float, Meta(ge=10, le=86_400, description="event time between repeats of a finding that goes on")
-    ] = 300.0
-    max_models: Annotated[int, Meta(ge=1, le=64, description="models that a baseline holds, largest first")] = 8
     max_clients: Annotated[int, Meta(ge=10, le=10_000_000, description="accounts with counts")] = 100_000
     max_hot_clients: Annotated[int, Meta(ge=1, le=100_000, description="accounts with a window of queries")] = 2_000
 
@@ -99,7 +75,7 @@ class ExtractionAccount(Detector):
         "A few attack queries in each of many accounts: each account stays below what one account shows.",
         "Fewer than 10 distinct queries of one account in one epoch are never judged.",
         "Requests without features and input_features show only in their number: the tap must send a vector.",
-        "Free queries without a vector, where a quarter of the accounts have such rows or fewer than 8 others are seen.",
+        "Queries without a vector, where a quarter of the accounts have such rows, or fewer than 8 others come.",
         "Repeats no more often than pollers and health checks, where those were there at calibration.",
         "Exact repeats beyond the window's reach (1,024 queries of 32 coordinates) count as new.",
         "Ordinary clients that change together (a season, a launch) are no longer exchangeable with the calibration.",
