@@ -16,8 +16,8 @@ _ROUNDS: Final = 20
 # Shrinkage of the two moments: as if this many clients more had been seen, of this overdispersion.
 _PRIOR_CLIENTS: Final = 10.0
 _PRIOR_OVERDISPERSION: Final = 0.05
-_OVERDISPERSION: Final = (0.01, 0.33)  # the upper bound keeps b >= 1, so that tails fall
-_MEAN: Final = (1e-4, 0.5)
+_OVERDISPERSION: Final = (0.01, 0.33)
+_MEAN: Final = (1e-4, 0.9999)
 _RARE: Final = 0.005  # prior mean of an indicator that has no nominal level
 _TOP_SHARE: Final = 0.1
 _LUMPY: Final = frozenset({"retry", "unscored"})
@@ -72,7 +72,7 @@ def null_of(tallies: NDArray[np.int32], channels: tuple[str, ...]) -> F8:
         mean, rho, clients = _moments(tallies[:, 0, c].astype(float), tallies[:, 1, c].astype(float))
         mean = float(np.clip((clients * mean + nominal) / (clients + 1), *_MEAN))
         rho = (clients * rho + _PRIOR_CLIENTS * _PRIOR_OVERDISPERSION) / (clients + _PRIOR_CLIENTS)
-        strength = 1.0 / float(np.clip(rho, *_OVERDISPERSION)) - 1.0
+        strength = max(1.0 / float(np.clip(rho, *_OVERDISPERSION)) - 1.0, 1.0 / (1.0 - mean))  # b >= 1: tails fall
         null[0, c], null[1, c] = mean * strength, (1.0 - mean) * strength
     return null
 

@@ -648,6 +648,15 @@ def test_the_null_of_nothing_is_the_prior() -> None:
     np.testing.assert_allclose(1 / (a + b + 1), 0.05)
 
 
+def test_what_ordinary_clients_always_do_accuses_nobody_who_does_it_longer() -> None:
+    tallies = np.full((100, 2, 2), 40, np.int32)
+    tallies[:, 0, 1] = np.random.default_rng(0).binomial(40, 0.9, 100)
+    null = null_of(tallies, ("unscorable", "retry"))
+    assert null[0] / (null[0] + null[1]) == pytest.approx([0.99, 0.89], abs=0.02)
+    assert (null[1] >= 1.0).all()
+    assert cpu.tails(np.full((2, 2), 2_048, np.int32), null)[0] < 2.0
+
+
 def test_scales_bring_one_percent_to_two() -> None:
     best = np.random.default_rng(0).exponential(3.0, (20_000, 1))
     assert scale_of(best)[0] * np.quantile(best, 0.99) == pytest.approx(2.0, rel=0.05)
