@@ -42,7 +42,7 @@ BAD: Final = (msgspec.MsgspecError, ValueError, RecursionError, OverflowError)
 
 _encode: Final = msgspec.json.Encoder().encode_lines
 _decode_object: Final = msgspec.json.Decoder(dict[str, Any]).decode
-_MAX_COUNT: Final = 2.0**53
+MAX_COUNT: Final = 2.0**53
 
 
 class Hasher(Protocol):
@@ -142,14 +142,14 @@ def number(value: Any) -> float | None:
             return None
     # exact types: a bool is no number; NaN is in no range
     if type(value) is float or type(value) is int:
-        return float(value) if -_MAX_COUNT <= value <= _MAX_COUNT else None
+        return float(value) if -MAX_COUNT <= value <= MAX_COUNT else None
     return None
 
 
 def positive(value: Any) -> float | None:
     """A finite number that is not negative."""
     if type(value) is float:
-        return value if 0.0 <= value <= _MAX_COUNT else None
+        return value if 0.0 <= value <= MAX_COUNT else None
     found = number(value)
     return found if found is not None and found >= 0 else None
 
@@ -157,7 +157,7 @@ def positive(value: Any) -> float | None:
 def count(value: Any) -> int | None:
     """A whole number that is not negative: servers write missing counts as "" or "-"."""
     if type(value) is int:
-        return value if 0 <= value <= _MAX_COUNT else None
+        return value if 0 <= value <= MAX_COUNT else None
     found = positive(value)
     return int(found) if found is not None and found == int(found) else None
 

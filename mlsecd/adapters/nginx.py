@@ -112,7 +112,7 @@ def _row(line: _Line, context: Context) -> _Record | None:
     took = line.request_time if type(line.request_time) is float else number(line.request_time)
     if end is None or took is None or not (0 <= took <= end < END_OF_TIME and took <= MAX_SECONDS):
         return None
-    status = line.status if type(line.status) is int else count(line.status)
+    status = count(line.status)
     client, identity = _who(line, status, context)
     row = _Record(
         round(end - took, 6),

@@ -164,7 +164,7 @@ def _int(value: Any) -> int | None:
     """64-bit integers are decimal strings in OTLP's JSON; plain numbers are accepted."""
     if isinstance(value, str) and value.isascii() and value.removeprefix("-").isdigit() and len(value) <= 20:
         return int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**64 else None
 
 
 def _matches(pattern: re.Pattern[str], value: Any) -> bool:

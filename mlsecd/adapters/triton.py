@@ -9,11 +9,12 @@ becomes ``input_features``.
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
+from msgspec import Meta
 
-from mlsecd.adapters.base import BAD, Adapted, Adapter, Context, clean, render
+from mlsecd.adapters.base import BAD, MAX_COUNT, Adapted, Adapter, Context, clean, render
 
 __all__ = ["ADAPTER"]
 
@@ -34,7 +35,7 @@ class _Tensor(msgspec.Struct, gc=False):
 
 class _Stamp(msgspec.Struct, gc=False):
     name: str = ""
-    ns: int = 0
+    ns: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -139,7 +140,7 @@ def _columns(request: _Request) -> dict[str, list[Any]]:
 
 
 def _split(tensor: _Tensor) -> list[list[float]]:
-    """Rows of a tensor of shape [rows, ...]; none where it is text, ragged, not finite, or too wide to keep."""
+    """Rows of a tensor of shape [rows, ...]; none where it is text, ragged, too wide, or of numbers too large."""
     try:
         shape = [int(part) for part in tensor.shape.split(",")]
         values = [float(part) for part in tensor.data.split(",")]
@@ -148,7 +149,7 @@ def _split(tensor: _Tensor) -> list[list[float]]:
     width = math.prod(shape[1:]) if len(shape) > 1 else 1
     if not 0 < width <= _MAX_ITEMS or not shape[0] > 0 or width * shape[0] != len(values):
         return []
-    if not all(map(math.isfinite, values)):
+    if not all(-MAX_COUNT <= value <= MAX_COUNT for value in values):  # NaN is in no range
         return []
     return [values[at : at + width] for at in range(0, min(len(values), width * _MAX_ROWS), width)]
 

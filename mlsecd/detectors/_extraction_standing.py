@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from mlsecd.detectors._extraction_budget import level_asked
 from mlsecd.detectors._extraction_channels import COLUMNS, Reference
 from mlsecd.detectors._extraction_level import Level, clients_needed, level_of, saturated_channels
 from mlsecd.detectors.base import DetectorState
 from mlsecd.kernels import Kernels
 
-__all__ = ["WEEK", "Calibration"]
+__all__ = ["Calibration"]
 
-WEEK: Final = 604_800.0
 _DEFAULT_SHARE: Final = 0.25  # false alarms a week, where the configuration hands down none
 _MISMATCH_RUN: Final = 100  # rows in a row whose vectors do not fit the baseline: another model is served
 
@@ -32,7 +32,10 @@ class Calibration:
     def __init__(self, references: list[Reference], params: Any, kernels: Kernels) -> None:
         self._references = references
         self._channels = len(kernels.CHANNELS) if references else 0
-        self.asked = [self._alpha(reference, params) for reference in references]
+        models = len({reference.model for reference in references})
+        self.asked = [
+            level_asked(params, _DEFAULT_SHARE, models, reference.facts["clients_per_week"]) for reference in references
+        ]
         self.levels: list[Level] = [
             level_of(reference.scores, alpha, on_average=params.client_alpha is not None)
             for reference, alpha in zip(references, self.asked, strict=True)
@@ -41,20 +44,6 @@ class Calibration:
             saturated_channels(reference.plan, level.ticket, kernels)
             for reference, level in zip(references, self.levels, strict=True)
         ]
-
-    def _alpha(self, reference: Reference, params: Any) -> float:
-        """The level per client and epoch: the common one, or the budget's share of it.
-
-        By linearity the expected false alarms of a week are the level times the client-epochs of a
-        week, so the share is divided by those that are *expected*: a flood of accounts must not
-        raise the threshold.
-        """
-        if params.client_alpha is not None:
-            return float(params.client_alpha)
-        models = len({other.model for other in self._references})
-        share = (params.false_alarms_per_week or _DEFAULT_SHARE) / models
-        weekly = params.clients_per_week or max(reference.facts["clients_per_week"], 1.0)
-        return float(min(share / (weekly * max(WEEK / params.epoch_seconds, 1.0)), 0.5))
 
     @property
     def certified(self) -> bool:

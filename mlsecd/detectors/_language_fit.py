@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from mlsecd.detectors._extraction_budget import WEEK
 from mlsecd.detectors._extraction_level import clients_needed
 from mlsecd.detectors._extraction_null import cuts_of, null_of, scale_of
 from mlsecd.detectors._language_account import MIN_ROWS, Account, walk
@@ -26,7 +27,6 @@ I8 = NDArray[np.int64]
 F8 = NDArray[np.float64]
 
 MIN_CLIENTS: Final = 30  # a third for the reference, two thirds for the threshold
-WEEK: Final = 604_800.0
 _SAMPLE_ROWS: Final = 200  # of one client: no client's habits become everybody's cuts
 _OUTSIDE: Final = 0.025  # of ordinary lengths, on either side
 _ROWS_MAX: Final = 2_000_000

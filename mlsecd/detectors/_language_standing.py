@@ -6,10 +6,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from mlsecd.detectors._extraction_budget import level_asked
 from mlsecd.detectors._extraction_level import Level, clients_needed, level_of
 from mlsecd.detectors._language_account import Account
 from mlsecd.detectors._language_channels import CHANNELS, Reference
-from mlsecd.detectors._language_fit import WEEK
 from mlsecd.detectors.base import DetectorState
 from mlsecd.kernels import Kernels
 
@@ -43,7 +43,10 @@ class Calibration:
 
     def __init__(self, references: list[Reference], params: Any, kernels: Kernels) -> None:
         self._references = references
-        self.asked = [self._alpha(reference, params) for reference in references]
+        self.asked = [
+            level_asked(params, _DEFAULT_SHARE, len(references), reference.facts["clients_per_week"])
+            for reference in references
+        ]
         self.levels: list[Level] = [
             level_of(reference.scores, alpha, on_average=params.client_alpha is not None)
             for reference, alpha in zip(references, self.asked, strict=True)
@@ -57,14 +60,6 @@ class Calibration:
             ]
             for one, level in zip(references, self.levels, strict=True)
         ]
-
-    def _alpha(self, reference: Reference, params: Any) -> float:
-        """The level per client and epoch: the common one, or the budget's share of it, by *expected* clients."""
-        if params.client_alpha is not None:
-            return float(params.client_alpha)
-        share = (params.false_alarms_per_week or _DEFAULT_SHARE) / len(self._references)
-        weekly = params.clients_per_week or max(reference.facts["clients_per_week"], 1.0)
-        return float(min(share / (weekly * max(WEEK / params.epoch_seconds, 1.0)), 0.5))
 
     def gauges(self) -> dict[str, float]:
         """The weakest of all references, for metrics."""

@@ -15,6 +15,7 @@ from mlsecd.detectors import base
 from mlsecd.detectors._account_groups import Groups, Links
 from mlsecd.detectors._campaign_memory import LOOKS, Memory
 from mlsecd.detectors._campaign_null import Null
+from mlsecd.detectors._campaign_rehearsal import rehearse
 from mlsecd.detectors._campaign_sketches import Others, Sketch
 from mlsecd.detectors._campaign_verdict import ADVERSARIAL, LOOKALIKE, ODDNESS, Campaign, Crowd, Shift, judge
 from mlsecd.detectors._campaign_view import RING_ROWS, View
@@ -109,6 +110,8 @@ class CampaignExtraction(Detector):
         self._counts = {"unscored": 0, "refused": 0}
         self._waiting = Waiting(_NEEDED)
         self._groups = Groups(params.links)
+        for view, null in zip(self._views, self._nulls, strict=True):
+            rehearse(view, null, kernels)
 
     def _load(self, section: Section | None) -> None:
         if section is None:

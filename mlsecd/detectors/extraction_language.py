@@ -11,10 +11,9 @@ import numpy as np
 from msgspec import Meta
 
 from mlsecd.detectors import _language_fit as fitting
-from mlsecd.detectors import base
+from mlsecd.detectors._extraction_budget import BudgetParams
 from mlsecd.detectors._language_account import Account, walk
 from mlsecd.detectors._language_channels import Reference, encode
-from mlsecd.detectors._language_fit import WEEK
 from mlsecd.detectors._language_resellers import Resellers
 from mlsecd.detectors._language_standing import Calibration, evidence_of, reason_of
 from mlsecd.detectors._parameters_books import TICK, Names, Rooms, Who, subject_of
@@ -33,39 +32,15 @@ _COUNTERS: Final = ("unattributed", "unscored", "refused")
 _LEARNING: Final = "no baseline: record a week of ordinary requests, then run `mlsecd baseline fit`"
 
 
-class Params(base.Params, frozen=True):
+class Params(BudgetParams, frozen=True):
     """How often it may be wrong, and how much it may hold."""
 
-    client_alpha: (
-        Annotated[
-            float,
-            Meta(
-                gt=0, le=0.5, description="false-alarm level of each client and epoch, in place of the budget's share"
-            ),
-        ]
-        | None
-    ) = None
-    false_alarms_per_week: (
-        Annotated[float, Meta(gt=0, description="share of the false-alarm budget; default: handed down from [budget]")]
-        | None
-    ) = None
-    clients_per_week: (
-        Annotated[float, Meta(gt=0, description="expected clients a week and model; default: as seen at calibration")]
-        | None
-    ) = None
     aggregators: Annotated[
         tuple[str, ...], Meta(description="clients that are judged by each of their end users (resellers, gateways)")
     ] = ()
     reseller_users: Annotated[
         int, Meta(ge=2, le=64, description="end users of one client, from which it is named as a reseller (info)")
     ] = 50
-    epoch_seconds: Annotated[
-        float, Meta(ge=3_600, le=31_536_000, description="an account is judged afresh after this event time")
-    ] = WEEK
-    repeat_seconds: Annotated[
-        float, Meta(ge=10, le=86_400, description="event time between repeats of a finding that goes on")
-    ] = 300.0
-    max_models: Annotated[int, Meta(ge=1, le=64, description="models that a baseline holds, largest first")] = 8
     max_clients: Annotated[int, Meta(ge=10, le=1_000_000, description="accounts with counts")] = 20_000
     max_suspects: Annotated[
         int,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +80,7 @@ lines = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @pytest.mark.parametrize("name", NAMES)
 @given(lines=lines)
 def test_whatever_comes_what_leaves_is_taken(name: str, lines: list[bytes]) -> None:
@@ -86,6 +88,71 @@ def test_whatever_comes_what_leaves_is_taken(name: str, lines: list[bytes]) -> N
     if name == "triton":
         data = b"[" + b",".join(lines) + b"]"
     taken(adapters()[name].adapt(data, CONTEXT))
+
+
+RECORDED = {
+    "bentoml": "bentoml_monitor.jsonl",
+    "dynamo": "dynamo_trace.jsonl",
+    "envoy": "envoy_ai_gateway.jsonl",
+    "litellm": "litellm.json",
+    "nginx": "nginx_access.jsonl",
+    "sglang": "sglang_requests.jsonl",
+    "triton": "triton_trace.json",
+}
+ODD = (
+    *(-1, 2**53 + 1, 2**63, 2**64, 10**400, 1e300, 7_289_654_400),
+    *("1e19", "1e300", "1e999", "nan", "9" * 5_000, "x" * 300, "\ud800", "", "2201-01-01T00:00:00Z"),
+    *([], {}, [1e300], ["x"], None, True),
+)
+Place = tuple[str | int, ...]
+
+
+def wrong(old: Any) -> st.SearchStrategy[Any]:
+    """Anything, and as often what is odd, but of the kind that is read there."""
+    kind = (int, float) if isinstance(old, int | float) else type(old)
+    odd = st.sampled_from([value for value in ODD if isinstance(value, kind)])
+    return st.booleans().flatmap(lambda any_: scalars if any_ else odd)
+
+
+@functools.cache
+def recorded(name: str) -> tuple[Any, dict[Place, Any]]:
+    """The beginning of a recording, with the text in it that is JSON read as such, and its values by their places."""
+    text = (DATA / RECORDED[name]).read_text()
+    first = json.loads(text if name in ("litellm", "triton") else text.partition("\n")[0])
+    if name == "sglang":
+        first["request_parameters"] = json.loads(first["request_parameters"])
+    return first, dict(values_of(first))
+
+
+def values_of(value: Any, at: Place = ()) -> Iterator[tuple[Place, Any]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value[:20]) if isinstance(value, list) else ()
+    for key, one in inner:
+        yield (*at, key), one
+        yield from values_of(one, (*at, key))
+
+
+def changed(value: Any, at: Place, new: Any) -> Any:
+    """A copy with another value there, if that place is there yet."""
+    if not at:
+        return new
+    there = range(len(value)) if isinstance(value, list) else value if isinstance(value, dict) else ()
+    if at[0] not in there:
+        return value
+    copy = value.copy()
+    copy[at[0]] = changed(value[at[0]], at[1:], new)
+    return copy
+
+
+@settings(max_examples=150)
+@pytest.mark.parametrize("name", NAMES)
+@given(data=st.data())
+def test_a_recording_with_wrong_values_in_it_is_taken_or_refused(name: str, data: st.DataObject) -> None:
+    found, there = recorded(name)
+    for at in data.draw(st.lists(st.sampled_from(list(there)), min_size=1, max_size=4)):
+        found = changed(found, at, data.draw(wrong(there[at])))
+    if name == "sglang" and isinstance(found["request_parameters"], dict):
+        found = found | {"request_parameters": json.dumps(found["request_parameters"])}
+    taken(adapters()[name].adapt(json.dumps(found).encode(), CONTEXT))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -139,6 +206,11 @@ def test_nginx_says_what_ended_early() -> None:
     assert not one("nginx", NGINX | {"complete": "OK"})["aborted"]
     assert not one("nginx", NGINX)["aborted"]
     assert one("nginx", NGINX | {"status": "499"})["aborted"]
+
+
+@pytest.mark.parametrize("status", [-1, 2**53 + 1, 10**400, "-1", "1e300"])
+def test_a_status_that_is_none_does_not_cost_the_line(status: int | str) -> None:
+    assert "status" not in one("nginx", NGINX | {"status": status})
 
 
 def test_no_client_keeps_its_line_from_being_read() -> None:
@@ -385,6 +457,8 @@ def test_triton_batches_are_a_request_a_row() -> None:
         {"data": ",".join(["1"] * 2000), "shape": "1,2000", "dtype": "FP32"},
         {"data": "1", "shape": "-1", "dtype": "FP32"},
         {"data": "", "shape": "", "dtype": ""},
+        {"data": "1e300", "shape": "1", "dtype": "FP64"},
+        {"data": "1e308,1e308", "shape": "1,2", "dtype": "FP64"},
     ],
 )
 def test_triton_tensors_that_cannot_be_kept(tensor: dict[str, Any]) -> None:
@@ -393,7 +467,23 @@ def test_triton_tensors_that_cannot_be_kept(tensor: dict[str, Any]) -> None:
         {"id": 1, "activity": "TENSOR_BACKEND_OUTPUT", "tensor": tensor | {"name": "probs"}},
     ]
     (row,) = taken(adapters()["triton"].adapt(json.dumps(events).encode(), CONTEXT))
-    assert "scores" not in row
+    assert row.keys().isdisjoint({"scores", "features", "predicted"})
+
+
+@pytest.mark.parametrize("label", ["1e19", "1e300", "-1e300"])
+def test_a_triton_class_that_is_none(label: str) -> None:
+    events = [
+        {"id": 1, "model_name": "m", "timestamps": [{"name": "REQUEST_START", "ns": 10**9}]},
+        {"id": 1, "activity": "TENSOR_BACKEND_OUTPUT", "tensor": {"data": label, "shape": "1", "dtype": "INT64"}},
+    ]
+    (row,) = taken(adapters()["triton"].adapt(json.dumps(events).encode(), CONTEXT))
+    assert "predicted" not in row
+
+
+@pytest.mark.parametrize("ns", [-1, 2**63, 10**400])
+def test_a_triton_time_that_is_none(ns: int) -> None:
+    events = [{"id": 1, "model_name": "m", "timestamps": [{"name": "REQUEST_START", "ns": ns}]}]
+    assert adapters()["triton"].adapt(json.dumps(events).encode(), CONTEXT) == (b"", 1, 0)
 
 
 def test_features_may_be_lists_or_bytes() -> None:

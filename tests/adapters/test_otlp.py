@@ -213,6 +213,8 @@ def test_spans_that_tell_of_no_request_are_left_aside() -> None:
         {"startTimeUnixNano": "0"},
         {"startTimeUnixNano": None},
         {"startTimeUnixNano": "-5"},
+        {"startTimeUnixNano": 10**400},
+        {"endTimeUnixNano": 2**64 - 1},
     ],
 )
 def test_spans_that_are_rejected(fields: dict[str, Any]) -> None:

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -8,6 +12,7 @@ import numpy as np
 import pytest
 from support import Case, atoms, fold_of, requests
 
+from mlsecd import baseline
 from mlsecd.detectors._campaign_null import edge, members, spectrum
 from mlsecd.detectors.base import DetectorState, Fit, Section
 from mlsecd.detectors.campaign_extraction import DETECTOR, CampaignExtraction, Params
@@ -333,3 +338,41 @@ def test_a_single_row_batch_is_as_good_as_a_large_one() -> None:
     for one in atoms([hydra()])[:300]:
         fold.push([one])
     assert 0 < single.standing().gauges["accounts"] <= whole.standing().gauges["accounts"]
+
+
+# The first look
+
+
+def signatures() -> dict[str, int]:
+    """How often each kernel was compiled, or read from its cache, in this process."""
+    modules = [module for name, module in sys.modules.items() if name.startswith("mlsecd.kernels.cpu")]
+    found = {name: one for module in modules for name, one in vars(module).items() if hasattr(one, "signatures")}
+    return {name: len(one.signatures) for name, one in found.items()}
+
+
+REHEARSED = """if True:
+    import sys
+    from pathlib import Path
+    import numpy as np
+    from detectors.test_campaign_extraction import DETECTOR, account, make, signatures, told, traffic
+    from mlsecd import baseline
+    detector = make(baseline.read(Path(sys.argv[1])).sections[DETECTOR.name])
+    before = signatures()
+    rng = np.random.default_rng(11)
+    told(traffic([account(rng, f"c{i}", 40) for i in range(30)] + [account(rng, "once", 1)]), detector)
+    after = signatures()
+    print({name for name in after if after[name] != before[name]})
+"""
+
+
+def test_nothing_is_left_to_compile_for_the_first_interval(tmp_path: Path) -> None:
+    """In a process of its own, as other tests and the fit have compiled what they needed."""
+    section = fitted().section
+    assert section is not None
+    baseline.write(tmp_path / "b.npz", {}, {DETECTOR.name: section})
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-c", REHEARSED, str(tmp_path / "b.npz")],
+        env=environment, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.stdout.strip() == "set()", done.stderr

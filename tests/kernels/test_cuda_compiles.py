@@ -21,7 +21,7 @@ CEILINGS = {
     "mmd": (160, 14_336),
     "random_features": (48, 4_096),
     "histograms": (48, 10_240),
-    "ks_distances": (56, 19_456),
+    "ks_distances": (56, 21_504),
     "hll_add": (32, 1_024),
     "countmin_add": (48, 1_024),
     "quantile_add": (32, 1_024),
