@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -16,12 +16,13 @@ from mlsecd.detectors._drift_streams import CATEGORIES, SCALARS, SKETCH_WIDTH, C
 from mlsecd.kernels import Kernels
 from mlsecd.records import F8, I8, Text
 
-__all__ = ["PREFIXES", "SUMMARIES", "Reference", "indicators"]
+__all__ = ["PREFIXES", "SUMMARIES", "Reference", "bounded", "indicators"]
 
 # A text column's values are streams of these names, and the rest of them one more.
 PREFIXES = (("class:", "other classes"), ("template:", "other templates"), ("finish:", "other finish reasons"))
 
 SUMMARIES = ("spread", "mahalanobis", "leading", "residual", "coupling")  # of a vector, after its axis scores
+_FAR: Final = 10.0  # standard deviations
 
 
 def indicators(codes: NDArray[Any], count: int) -> F8:
@@ -125,7 +126,7 @@ class Reference:
         if self.width:
             vectors = columns.vectors(rows, self.width, kernels)
             parts.append(kernels.drift_project(vectors, self.centre, self.medians, self.widths, self.axes, self.middle))
-            scores = parts[-1][:, : len(self.scales)] * self.scales
+            scores = bounded(parts[-1], self.scales)
         return np.ascontiguousarray(np.concatenate(parts, axis=1)[:, self.chosen]), scores
 
     def dump(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -187,6 +188,15 @@ class Reference:
         fine = fine and len(self.tenants) == len(self.tenant_names)
         if not fine or not all(np.isfinite(one).all() for one in finite):
             raise ValueError("a drift reference is damaged: its arrays do not fit each other")
+
+
+def bounded(scores: F8, scales: F8) -> F8:
+    """Axis scores in units of the vectors, float64[n, q], each within ten standard deviations.
+
+    One row far out would outweigh all others of a window, and hide what they do; of all rows alike, so that rows
+    that were exchangeable still are.
+    """
+    return np.clip(scores[:, : len(scales)], -_FAR, _FAR) * scales
 
 
 class _Plain(msgspec.Struct):

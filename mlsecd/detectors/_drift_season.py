@@ -21,6 +21,7 @@ _WEEKS_MIN: Final = 1.95  # before a weekly one is told from a single odd day
 _DAILY: Final = 3  # harmonics
 _WEEKLY: Final = 4
 _SHOWN_ERRORS: Final = 4.0  # of the chi-square of what chance explains, before a season is believed
+_DAYS_FOLDED: Final = 3.0  # fewer have too little to leave out
 _FOLDS: Final = 4
 _PARTS: Final = 28  # in turn: half days of two weeks, 50 minutes of one day; neighbours may go together
 _REACH: Final = 0.4  # of a mean rank, whose ends are +-1/2
@@ -49,7 +50,7 @@ def fit_season(times: F8, ranks: F8, variance: float) -> Season:
     """Harmonics of the day, and from two weeks on of the week; nothing where chance explains as much.
 
     Chance explains more where rows go together than where they do not, and nobody knows how much: a season is
-    believed where it tells rows that it was not fitted to better than the one before it does.
+    believed where it tells rows that it was not fitted to better than the one before it does, from three days on.
 
     Parameters
     ----------
@@ -72,7 +73,7 @@ def fit_season(times: F8, ranks: F8, variance: float) -> Season:
         explained = float(((basis @ found) ** 2).sum()) / variance
         before = 0.0 if not known else float((_read(best.table, times) ** 2).sum()) / variance
         added = basis.shape[1] - known
-        left = _left_out(basis, ranks)
+        left = _left_out(basis, ranks) if span >= _DAYS_FOLDED * DAY else 0.0
         if explained - before > added + _SHOWN_ERRORS * math.sqrt(2.0 * added) and left < missed:
             missed = left
             leverages = np.einsum("ij,jk,ik->i", hours, inverse, hours)
@@ -84,7 +85,8 @@ def fit_season(times: F8, ranks: F8, variance: float) -> Season:
 
 def _left_out(basis: F8, ranks: F8) -> float:
     """Squares that are left of rows, each told by the others of its four folds."""
-    folds = np.arange(len(ranks)) * _PARTS // len(ranks) % _FOLDS
+    parts = np.arange(len(ranks)) * _PARTS // len(ranks)
+    folds = (parts + parts // _FOLDS) % _FOLDS  # turned each time: in seven days a fold would be one time of the day
     total = 0.0
     for fold in range(_FOLDS):
         out = folds == fold

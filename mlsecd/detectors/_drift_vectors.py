@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mlsecd.detectors._drift_reference import SUMMARIES
+from mlsecd.detectors._drift_reference import SUMMARIES, bounded
 from mlsecd.detectors._drift_sample import Sample
 from mlsecd.detectors.base import rng
 from mlsecd.kernels import Kernels
@@ -72,12 +72,13 @@ def learn_vectors(sample: Sample, axes: int, kernels: Kernels) -> Learned:
     projection = projection._replace(middle=middle, width=sample.width)
     scores = kernels.drift_project(vectors, *projection[:4], middle)
     blocks = np.arange(sample.count) // (sample.block if sample.stride > 1 else sample.count)
-    scaled = scores[:, : len(projection.scales)] * projection.scales
-    projection = _with_pool(projection, scaled[scored], blocks[scored], kernels)
+    scaled = bounded(scores, projection.scales)[scored]
+    projection = _with_pool(projection, scaled, blocks[scored], kernels)
     leading = min(count, (axes + 1) // 2)
     ends = [*range(leading), *range(max(leading, count - axes // 2), count)]
     names = {**{at: f"axis:{at + 1}" for at in ends}, **{count + at: name for at, name in enumerate(SUMMARIES)}}
-    return Learned(projection, scores.astype(np.float32), names, scored)
+    far = np.finfo(np.float32).max
+    return Learned(projection, np.clip(scores, -far, far).astype(np.float32), names, scored)
 
 
 def nothing() -> Projection:

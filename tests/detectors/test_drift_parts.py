@@ -14,6 +14,7 @@ from mlsecd.detectors import _drift_freeze
 from mlsecd.detectors._drift_calibration import Wander, calibrate
 from mlsecd.detectors._drift_crowd import Crowd
 from mlsecd.detectors._drift_freeze import freeze_columns
+from mlsecd.detectors._drift_reference import bounded
 from mlsecd.detectors._drift_sample import Sample
 from mlsecd.detectors._drift_season import DAY, HOURS, WEEK, at_times, fit_season, weekdays
 from mlsecd.detectors._drift_streams import Columns
@@ -70,6 +71,17 @@ def test_rows_that_go_together_make_no_season() -> None:
         weekly += fit_season(times, ranks, 1 / 12).terms > 7
     assert weekly <= 1
     assert fit_season(times, ranks_of(times, 0.9 * ((times - MONDAY) // DAY % 7 >= 5)), 1 / 12).terms == 19
+
+
+@pytest.mark.parametrize("days", [2, 7, 9])
+def test_a_faint_season_of_working_hours_is_believed(days: int) -> None:
+    """Of seven days too, the recording that operators are asked for: no fold is one time of the day."""
+    seen = 0
+    for seed in range(20):
+        at = np.random.default_rng(seed).uniform(0.0, days, 4_000)
+        times = np.sort(MONDAY + (np.floor(at) + 0.33 + 0.5 * (at % 1.0)) * DAY)
+        seen += fit_season(times, ranks_of(times, 0.3 * np.sin(2 * np.pi * times / DAY), seed), 1 / 12).table.any()
+    assert seen >= 18
 
 
 def test_two_weeks_tell_a_weekend_from_the_week() -> None:
@@ -193,6 +205,26 @@ def test_a_pool_is_of_the_whole_sample() -> None:
     sample.vectors[sample.count * 9 // 10 : sample.count] += 50.0
     pool = learn_vectors(sample, 6, KERNELS).projection.pool
     assert 0.06 < np.mean(np.abs(pool[:, 0] - np.median(pool[:, 0])) > 20.0) < 0.14
+
+
+@pytest.mark.parametrize("far", [1e7, 1e15, 1e25])
+def test_a_row_far_out_neither_poisons_a_reference_nor_hides_a_change(far: float) -> None:
+    sample = thin(3, 0.0)
+    sample.vectors[sample.count // 2 // 3 * 3 + 1] = far  # neither an axis nor, as it happens, the pool is made of it
+    learned = learn_vectors(sample, 6, KERNELS).projection
+    assert np.isfinite(learned.concession).all()
+    assert learned.concession == pytest.approx(learn_vectors(thin(3, 0.0), 6, KERNELS).projection.concession, abs=0.2)
+    window = np.random.default_rng(9).standard_normal((WINDOW, 6)) * np.geomspace(2.0, 0.5, 6)
+    for wider, low, high in ((1.0, 0.01, 1.0), (2.0, 0.0, 0.01)):
+        rows = (wider * window).astype(np.float32)
+        rows[7] = far
+        projected = KERNELS.drift_project(rows, *learned[:4], learned.middle)
+        scaled = bounded(projected, learned.scales).astype(np.float32)
+        scaled = scaled[np.isfinite(scaled).all(axis=1)]
+        draw = np.random.Generator(np.random.Philox(1))
+        found = KERNELS.drift_mmd(learned.pool, scaled, learned.gammas, draw, 199, learned.concession)
+        assert np.isfinite(found.mmd2)
+        assert low <= found.p <= high
 
 
 def vectors(rows: int, seed: int, start: float, two_rings: bool) -> RequestBatch:
