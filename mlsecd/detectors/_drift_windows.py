@@ -73,7 +73,8 @@ class Windows:
     onset: float = 0.0  # where S last left 1
     since: int = 0  # the number of that window
     p: float = 1.0  # of the last test
-    mmd2: float = 0.0  # smoothed since the onset
+    mmd2: float = 0.0  # smoothed since the onset, as is
+    shift2: float = 0.0  # the squared shift of the farthest column, or of squared lengths, in standard deviations
     spread: float = field(default=1.0)
 
     @staticmethod
@@ -124,10 +125,12 @@ class Windows:
         most = _MOST_LATCHED if self.latched else permutations(self.log_threshold)
         found = kernels.drift_mmd(reference.pool, self.rows, reference.gammas, draw, most, reference.concession)
         if self.log_s <= 0.0:
-            self.log_s, self.onset, self.since, self.mmd2 = 0.0, self.begun, self.tests, found.mmd2
+            self.log_s, self.onset, self.since = 0.0, self.begun, self.tests
+            self.mmd2, self.shift2 = found.mmd2, max(found.apart[1:], default=0.0)
         self.log_s += _log_e(found.p)
         self.log_s = min(self.log_s, self.log_threshold + _CEILING)
         self.mmd2 += _EFFECT_WEIGHT * (found.mmd2 - self.mmd2)
+        self.shift2 += _EFFECT_WEIGHT * (max(found.apart[1:], default=0.0) - self.shift2)
         self.spread, self.p = found.spread, found.p
         self.tests += 1
         self.filled = 0
@@ -139,8 +142,8 @@ class Windows:
 
     @property
     def effect(self) -> float:
-        """The distance of the means over the reference's spread, both in the kernel's space."""
-        return math.sqrt(max(self.mmd2, 0.0) / max(self.spread, 1e-9))
+        """The distance of the means over the reference's spread, both in the kernel's space, or a column's shift."""
+        return math.sqrt(max(self.mmd2 / max(self.spread, 1e-9), self.shift2, 0.0))
 
     def dump(self) -> dict[str, Any]:
         """All of it, for a snapshot."""
@@ -156,6 +159,7 @@ class Windows:
             "since",
             "p",
             "mmd2",
+            "shift2",
             "spread",
         )
         return {**{name: getattr(self, name) for name in names}, "rows": self.rows[: self.filled]}
