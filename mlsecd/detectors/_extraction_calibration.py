@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlsecd.detectors._extraction_blanks import MIN_BLANKS, add_blanks
 from mlsecd.detectors._extraction_channels import (
     COLUMNS,
     KEPT_DIMS,
@@ -67,8 +67,6 @@ class Material:
         Rows of each eligible client, in order of completion; all have the view's inputs.
     widths
         Raw coordinates by letter of the view.
-    blanks
-        Rows without a usable vector, of any client that has some.
     """
 
     model: str
@@ -76,7 +74,6 @@ class Material:
     batch: RequestBatch
     clients: dict[str, I8]
     widths: dict[str, int]
-    blanks: dict[str, I8] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,29 +92,19 @@ def split(clients: Sequence[str]) -> tuple[list[str], list[str]]:
     return order[:third], order[third:]
 
 
-def walk(rows: Any, blanks: F8, reference: Reference, kernels: Kernels, epoch_seconds: float) -> Path:
-    """Fold one client's rows, in order, into fresh accounts, one an epoch; counts add up, the best stays.
-
-    Blanks (completions, ascending) count one by one; in service they wait for the interval's end, and are judged less
-    often.
-    """
+def walk(rows: Any, reference: Reference, kernels: Kernels, epoch_seconds: float) -> Path:
+    """Fold one client's rows, in order, into fresh accounts, one an epoch; counts add up, the best stays."""
     channels = len(kernels.CHANNELS)
     total = Path(np.zeros((2, channels), np.int32), np.zeros(channels), rows.crowding)
-    began = min(rows.ts.min(initial=np.inf), blanks.min(initial=np.inf))
+    epochs = np.floor((rows.ts - rows.ts[:1]) / epoch_seconds)
+    cuts = [0, *(np.flatnonzero(np.diff(epochs)) + 1).tolist(), len(epochs)]
     gate = np.array([np.inf, 0.0, 0.0, MIN_QUERIES])
-    space, null = reference.window_space, reference.plan.null
-    stop = 0
-    for epoch in np.unique((np.concatenate([rows.ts, blanks]) - began) // epoch_seconds).tolist():
-        start, stop = stop, stop + int(((rows.ts[stop:] - began) // epoch_seconds <= epoch).sum())
+    space = reference.window_space
+    for start, stop in pairwise(cuts):
         recent = Recent(space.dims, window_rows(space.dims))
         recent.make_room(stop - start)
         seen, tally, best = np.zeros(2, np.int64), np.zeros((2, channels), np.int32), np.zeros(channels)
         account = kernels.Account(recent.codes, recent.labels, recent.keys, recent.pushed, seen, tally, best)
-        own = blanks[(blanks - began) // epoch_seconds == epoch]
-        for place in (start + np.searchsorted(rows.ts[start:stop], own, side="right")).tolist():
-            kernels.scan(account, rows, reference.plan, gate, start, place)
-            add_blanks(tally, best, 1, null, kernels)
-            start = place
         kernels.scan(account, rows, reference.plan, gate, start, stop)
         total.tally[:] += tally
         np.maximum(total.best, best, out=total.best)
@@ -264,11 +251,6 @@ def _evenly(values: F8) -> F8:
     return values[np.unique(np.linspace(0, len(values) - 1, _SAMPLE_ROWS).astype(np.int64))] if len(values) else values
 
 
-def _hidden(material: Material) -> list[str]:
-    """Clients that are judged by their blanks alone: in service as well, an account needs no vector for that."""
-    return [name for name, rows in material.blanks.items() if len(rows) >= MIN_BLANKS and name not in material.clients]
-
-
 def calibrate(material: Material, epoch_seconds: float, kernels: Kernels) -> Reference:
     """Learn everything for one model and view, each step from what the steps before it made.
 
@@ -278,21 +260,16 @@ def calibrate(material: Material, epoch_seconds: float, kernels: Kernels) -> Ref
     reference_part, calibration_part = split(list(material.clients))
     sampled = [sample(material, material.clients[name], kernels) for name in reference_part]
     made = _blank(material, sampled, kernels)
-    for part, hidden in zip((reference_part, calibration_part), split(_hidden(material)), strict=True):
-        part.extend(hidden)
-    nothing = np.zeros(0, np.int64)
 
     def walks(names: list[str]) -> Iterator[Path]:
         for name in names:
-            rows = made.encode(material.batch, material.clients.get(name, nothing), kernels)
-            blanks = material.batch.completion[material.blanks.get(name, nothing)]
-            yield walk(rows, blanks, made, kernels, epoch_seconds)
+            yield walk(made.encode(material.batch, material.clients[name], kernels), made, kernels, epoch_seconds)
 
     measured = [_evenly(path.crowding[np.isfinite(path.crowding)]) for path in walks(reference_part)]
     made.plan = made.plan._replace(cuts=cuts_of(np.concatenate(measured)))
     tallies = np.array([path.tally for path in walks(reference_part)])
     made.plan = made.plan._replace(null=null_of(tallies, kernels.CHANNELS))
-    made.plan.null[2] = scale_of(np.array([path.best for path in walks(reference_part)]), kernels.CHANNELS)
+    made.plan.null[2] = scale_of(np.array([path.best for path in walks(reference_part)]))
 
     made.scores = np.sort(np.array([path.best.max() for path in walks(calibration_part)]))
     made.facts = {

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlsecd.detectors._extraction_blanks import answered
 from mlsecd.detectors._extraction_budget import WEEK
 from mlsecd.detectors._extraction_calibration import MIN_CLIENTS, MIN_QUERIES, Material, calibrate
 from mlsecd.detectors._extraction_channels import COLUMNS, VIEWS, Reference, request_keys, usable
@@ -32,14 +30,13 @@ NEEDED: Final = (
     "predicted",
     "scores",
     "body_hash",
-    "status",
 )
 _ROWS_MAX: Final = 1_000_000  # about 300 MiB of two 32-d vectors each
 
 
 def fit(records: Iterable[Records], params: Any, kernels: Kernels) -> Fit:
     """Fit every model that has enough clients, largest first."""
-    batch, seen = gather(records, blanks=True)
+    batch, seen = gather(records)
     notes = [f"only the first {len(batch):,} of {seen:,} usable requests were read"] if seen > len(batch) else []
     made: list[Reference] = []
     refused: list[str] = []
@@ -70,24 +67,14 @@ def _describe(reference: Reference) -> str:
     )
 
 
-def gather(
-    records: Iterable[Records], needed: tuple[str, ...] = NEEDED, *, blanks: bool = False
-) -> tuple[RequestBatch, int]:
-    """Rows of real, known clients with any vector, in order of completion; and how many there were.
-
-    With ``blanks``, also rows without one, of models that have sent some.
-    """
+def gather(records: Iterable[Records], needed: tuple[str, ...] = NEEDED) -> tuple[RequestBatch, int]:
+    """Rows of real, known clients with any vector, in order of completion; and how many there were."""
     kept: list[RequestBatch] = []
-    models: set[str] = set()
     held = seen = 0
     for batch in records:
         if not isinstance(batch, RequestBatch):
             continue
         vectors = (batch.ragged("features").lengths > 0) | (batch.ragged("input_features").lengths > 0)
-        if blanks:
-            model = batch.text("model")
-            models |= {model.values[code] for code in np.unique(model.codes[vectors]).tolist() if code >= 0}
-            vectors |= np.array([*(value in models for value in model.values), False])[model.codes]
         rows = np.flatnonzero(vectors & (batch.text("client").codes >= 0) & ~batch.synthetic)
         seen += len(rows)
         rows = rows[: _ROWS_MAX - held]
@@ -138,24 +125,11 @@ def _fit_model(
     """References of every view that enough clients have; or why there is none."""
     made = []
     materials, most = materials_of(model, batch, rows, MIN_CLIENTS, kernels)
-    if materials:
-        materials[0] = dataclasses.replace(materials[0], blanks=_blanks(batch, rows, materials))
     for material in materials:
         reference = calibrate(material, epoch_seconds, kernels)
         reference.facts |= span(batch, material.clients)
         made.append(reference)
     return made, "" if made else f'model "{model}": {most} clients, too few'
-
-
-def _blanks(batch: RequestBatch, rows: I8, materials: list[Material]) -> dict[str, I8]:
-    """Rows by client that were answered, and that none of a model's references could measure."""
-    measured = np.zeros(len(batch), bool)
-    for material in materials:
-        widths = material.widths.items()
-        measured |= np.logical_and.reduce([usable(batch.ragged(COLUMNS[letter]), wide) for letter, wide in widths])
-    rows = rows[~measured[rows] & answered(batch)[rows]]
-    client = batch.text("client")
-    return {client.values[code]: rows[places] for code, places in rows_of(client.codes[rows])}
 
 
 def _eligible(batch: RequestBatch, rows: I8, widths: dict[str, int], kernels: Kernels) -> dict[str, I8]:

@@ -27,10 +27,7 @@ class Encodes(Protocol):
 
 
 class Group(NamedTuple):
-    """One account's rows of one tick: ``start:stop`` of encoded rows, which lie at ``at`` in their batch.
-
-    ``rows`` is None for rows without a vector.
-    """
+    """One account's rows of one tick: ``start:stop`` of encoded rows, which lie at ``at`` in their batch."""
 
     first: int  # the place of its first row in the batch
     name: str
@@ -48,7 +45,6 @@ class Routed(NamedTuple):
     chosen: I8  # [n]: the frame that it is measured in, -1 for none
     known: NDArray[np.bool_]  # [n]: it has a client
     misfit: NDArray[np.bool_]  # [n]: it has a client, a known model and a vector, but none that fits a frame
-    blank: I8  # [n]: the fullest frame of its model, where the row has a client but fits none; else -1
 
 
 def route(batch: RequestBatch, frames: Sequence[Frame]) -> Routed:
@@ -56,12 +52,12 @@ def route(batch: RequestBatch, frames: Sequence[Frame]) -> Routed:
     known = batch.text("client").codes >= 0
     model = batch.text("model")
     chosen = np.full(len(batch), -1, np.int64)
-    blank = np.full(len(batch), -1, np.int64)
+    modelled = np.zeros(len(batch), bool)
     fits: dict[tuple[str, int], NDArray[np.bool_]] = {}
     for code in np.unique(model.codes[known]).tolist():
         numbers = [i for i, frame in enumerate(frames) if frame.model == model.values[code]]
         rows = np.flatnonzero(known & (model.codes == code))
-        blank[rows] = min(numbers, default=-1)
+        modelled[rows] = bool(numbers)
         for number in reversed(numbers):  # the fullest view comes last, and stays
             fitting_rows = np.ones(len(rows), bool)
             for letter, width in frames[number].widths.items():
@@ -70,12 +66,11 @@ def route(batch: RequestBatch, frames: Sequence[Frame]) -> Routed:
                 fitting_rows &= fits[letter, width][rows]
             chosen[rows[fitting_rows]] = number
     vectors = (batch.ragged("features").lengths > 0) | (batch.ragged("input_features").lengths > 0)
-    blank[chosen >= 0] = -1
-    return Routed(chosen, known, vectors & (blank >= 0), blank)
+    return Routed(chosen, known, modelled & vectors & (chosen < 0))
 
 
 def groups_of(  # noqa: PLR0913, PLR0917 - rows, and what they are held against
-    batch: RequestBatch, at: I8, ticks: F8, number: int, reference: Encodes | None, kernels: Kernels
+    batch: RequestBatch, at: I8, ticks: F8, number: int, reference: Encodes, kernels: Kernels
 ) -> Iterator[Group]:
     """The rows at ``at``, which belong to one reference, encoded so that each group lies in one piece.
 
@@ -83,15 +78,13 @@ def groups_of(  # noqa: PLR0913, PLR0917 - rows, and what they are held against
     ----------
     ticks
         float64[n], the tick of each row of the batch, counted from 0.
-    reference
-        What encodes them; ``None`` for rows without a vector.
     """
     client = batch.text("client")
     account = client.codes[at].astype(np.int64) * 2 + batch.synthetic[at]
     segment = np.cumsum(np.diff(ticks[at], prepend=ticks[at[:1]]) != 0)
     order = np.lexsort((account, segment))
     at, account, segment = at[order], account[order], segment[order]
-    rows = None if reference is None else reference.encode(batch, at, kernels)
+    rows = reference.encode(batch, at, kernels)
     cuts = np.flatnonzero(np.diff(account, prepend=-1) | np.diff(segment, prepend=-1))
     names = [f"{number}:{code & 1}:{client.values[code >> 1]}" for code in account[cuts].tolist()]
     when = (ticks[at[cuts]] * TICK).tolist()

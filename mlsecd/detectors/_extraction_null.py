@@ -20,7 +20,6 @@ _OVERDISPERSION: Final = (0.01, 0.33)
 _MEAN: Final = (1e-4, 0.9999)
 _RARE: Final = 0.005  # prior mean of an indicator that has no nominal level
 _TOP_SHARE: Final = 0.1
-_LUMPY: Final = frozenset({"retry", "unscored"})
 _HIGHEST: Final = 0.01
 
 
@@ -80,25 +79,19 @@ def null_of(tallies: NDArray[np.int32], channels: tuple[str, ...]) -> F8:
 _GRADED: Final = frozenset({"ood_f", "ood_e", "unc", "knn", "neardup"})  # fire on 5 % of ordinary rows by construction
 
 
-def scale_of(best: F8, channels: tuple[str, ...] = ()) -> Any:
+def scale_of(best: F8) -> Any:
     """Scales that make each channel's score read "2 is what 1 % of ordinary clients reach": float64[C].
 
     The 99 % quantile is drawn from the mean excess over the 90 % one, as for an exponential tail: a
     maximum of a hundred clients would be one client's doing. A channel is never scaled up.
 
-    What most clients never do and a few do all the time (pollers repeat) has no such tail: there it is the maximum.
-
     Parameters
     ----------
     best
         float64[clients, C]: each client's highest tail of each channel.
-    channels
-        Their names, where some have no such tail.
     """
     base = np.quantile(best, 1.0 - _TOP_SHARE, axis=0)
     above = best > base
     excess = np.where(above, best - base, 0.0).sum(axis=0) / np.maximum(above.sum(axis=0), 1)
     highest = base + excess * np.log(_TOP_SHARE / _HIGHEST)
-    lumpy = [c for c, name in enumerate(channels) if name in _LUMPY]
-    highest[lumpy] = np.maximum(highest, best.max(axis=0))[lumpy]
     return 2.0 / np.maximum(highest, 2.0)

@@ -28,7 +28,7 @@ class Account:
     Attributes
     ----------
     seen
-        int64[2]: rows, those with a vector that are no exact repeats.
+        int64[2]: rows, distinct rows.
     tally
         int32[2, C]: fired and tried, by channel.
     best
@@ -39,8 +39,6 @@ class Account:
         Completion of its first row, seconds.
     told, told_ts
         The highest score that was told, and when something was told last.
-    lately
-        Rows with a vector in the current interval.
     """
 
     seen: NDArray[np.int64]
@@ -50,7 +48,6 @@ class Account:
     first_ts: float = 0.0
     told: float = -np.inf
     told_ts: float = -np.inf
-    lately: int = 0
 
     @classmethod
     def new(cls, channels: int) -> Account:
@@ -97,14 +94,6 @@ class Accounts:
 
         A window of no rows stands in where there is none left.
         """
-        account = self.count(name, tick, first_ts, epoch_seconds)
-        if account is None:
-            return None
-        recent = self._hot.touch(name, tick)
-        return account, Recent(self._shape(name)[0], 0) if recent is None else recent
-
-    def count(self, name: str, tick: float, first_ts: float, epoch_seconds: float) -> Account | None:
-        """As :meth:`enter`, for rows that need no window."""
         account = self._cold.touch(name, tick)
         if account is None:
             return None
@@ -116,11 +105,8 @@ class Accounts:
         if not account.seen[0]:
             account.started, account.first_ts = tick, first_ts
             self._hot.drop(name)  # it may be of an account of this name that made room before
-        return account
-
-    def peek(self, name: str) -> Account | None:
-        """An account, untouched."""
-        return self._cold.peek(name)
+        recent = self._hot.touch(name, tick)
+        return account, Recent(self._shape(name)[0], 0) if recent is None else recent
 
     def dump(self) -> dict[str, Any]:
         """What a snapshot holds."""

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlsecd.detectors._extraction_channels import COLUMNS, Reference
 from mlsecd.detectors._extraction_level import Level
 from mlsecd.detectors._extraction_state import Account
 from mlsecd.kernels import Kernels
 
-__all__ = ["Against", "evidence_of", "hides", "is_walk", "reason_of"]
+__all__ = ["evidence_of", "is_walk", "reason_of"]
 
 _SHOWN: Final = 4  # channels in a finding
 _SHARE: Final = 0.5  # of the leading channel's score, for a channel to be said to have driven it
@@ -32,22 +31,10 @@ _WORDS: Final = {
     "flip": "vary an earlier one slightly and got another answer",
     "far": "go back to vary a query it had left behind",
     "farflip": "go back to vary a query it had left behind and got another answer",
-    "retry": "repeat an earlier body, by its hash",
-    "unscored": "were answered without a vector that can be judged (missing, NaN or of another width)",
 }
 
 # Led by these, an account varies single queries again and again: it estimates gradients or walks along a boundary.
 _WALKS: Final = frozenset({"knn", "knn_tail", "neardup", "crowd", "flip"})
-
-# Led by these, it shows little of what it asks; a client that is broken does, too.
-_HIDES: Final = frozenset({"retry", "unscored"})
-
-
-class Against(NamedTuple):
-    """What counts are held against, and what computes it."""
-
-    null: NDArray[np.float64]
-    kernels: Kernels
 
 
 def is_walk(evidence: dict[str, Any]) -> bool:
@@ -58,22 +45,11 @@ def is_walk(evidence: dict[str, Any]) -> bool:
     return evidence["channels"][0]["channel"] in _WALKS
 
 
-def hides(evidence: dict[str, Any]) -> bool:
-    """Whether nothing but what it leaves out is odd: a ticket, for a broken client looks the same."""
-    return all(one["channel"] in _HIDES for one in evidence["channels"])
-
-
-def evidence_of(
-    reference: Reference, level: Level, account: Account, window: int | None, against: Against
-) -> dict[str, Any]:
-    """Numbers behind a finding, JSON-able; ``window`` is the number of queries held, where that is known."""
-    null, kernels = against
+def evidence_of(reference: Reference, level: Level, account: Account, window: int, kernels: Kernels) -> dict[str, Any]:
+    """Numbers behind a finding, JSON-able; ``window`` is the number of queries held."""
     tally = account.tally
-    scores = kernels.tails(tally, null)
-    if null is reference.plan.null:  # blanks are judged against what others have, and only then
-        unscored = kernels.CHANNELS.index("unscored")
-        scores[unscored] = account.best[unscored]
-    a, b = null[0], null[1]
+    scores = kernels.tails(tally, reference.plan.null)
+    a, b = reference.plan.null[0], reference.plan.null[1]
     order = [int(c) for c in np.argsort(-scores, kind="stable") if scores[c] >= _SHARE * scores.max()]
     channels = [
         {
@@ -92,7 +68,7 @@ def evidence_of(
         "queries": int(account.seen[0]),
         "distinct_queries": int(account.seen[1]),
         "first_ts": account.first_ts,
-        **({} if window is None else {"window_queries": window}),
+        "window_queries": window,
         "level": level.level,
         "level_upper_95": level.upper,
         "calibration_clients": len(reference.scores),
@@ -105,14 +81,11 @@ def reason_of(evidence: dict[str, Any], level: Level, *, certified: bool) -> str
     leading = evidence["channels"][0]
     repeats = evidence["queries"] - evidence["distinct_queries"]
     purpose = "searches for adversarial inputs" if is_walk(evidence) else "copies it"
-    meaning = f'it probes model "{evidence["model"]}" as one who {purpose} does'
-    if hides(evidence):
-        meaning = f'what it asks model "{evidence["model"]}" is kept from judgement, or its client is broken'
     told = (
         f"{leading['count']} of {leading['of']} queries {_WORDS[leading['channel']]}, where {leading['expected']:g} "
-        f"are expected: {meaning}"
+        f'are expected: it probes model "{evidence["model"]}" as one who {purpose} does'
     )
-    aside = f" ({repeats} repeats and rows without a vector left aside)" if repeats else ""
+    aside = f" ({repeats} exact repeats not counted)" if repeats else ""
     n = evidence["calibration_clients"]
     if certified:
         promise = f"an ordinary client gets here with a chance of {100 * level.level:.2g}%"

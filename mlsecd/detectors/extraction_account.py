@@ -14,7 +14,6 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from mlsecd.detectors import _extraction_fit as fitting
-from mlsecd.detectors._extraction_blanks import Blanks, Lately, add_blanks, answered, raised
 from mlsecd.detectors._extraction_budget import BudgetParams
 from mlsecd.detectors._extraction_calibration import MIN_QUERIES
 from mlsecd.detectors._extraction_channels import Reference
@@ -22,19 +21,20 @@ from mlsecd.detectors._extraction_groups import Group, compile_for, groups_of, r
 from mlsecd.detectors._extraction_level import Level
 from mlsecd.detectors._extraction_standing import Calibration
 from mlsecd.detectors._extraction_state import TICK, Account, Accounts
-from mlsecd.detectors._extraction_words import Against, evidence_of, hides, is_walk, reason_of
-from mlsecd.detectors.base import Detector, DetectorState, Fit, Interval, Maturity, Section, Standing
+from mlsecd.detectors._extraction_words import evidence_of, is_walk, reason_of
+from mlsecd.detectors.base import Detector, DetectorState, Fit, Maturity, Section, Standing
 from mlsecd.errors import BaselineError, StateError
 from mlsecd.kernels import Kernels
 from mlsecd.records import Finding, Kind, Records, RequestBatch, Severity
 from mlsecd.windows.packing import pack, unpack
+from mlsecd.windows.recent import Recent
 
 __all__ = ["DETECTOR", "ExtractionAccount", "Params"]
 
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 
-_SNAPSHOT: Final = 2
+_SNAPSHOT: Final = 1
 _RISE: Final = 1.0  # decades by which a score must have grown to be told again,
 _GROWTH: Final = 0.25  # or this share of itself, if that is more: some twenty findings on the way to the ceiling
 _COUNTERS: Final = ("unattributed", "unscored", "mismatched", "retried", "refused")  # rows of each fate
@@ -74,9 +74,7 @@ class ExtractionAccount(Detector):
         "Theft with ordinary inputs (data of the model's own distribution, or mixtures of them) looks like a customer.",
         "A few attack queries in each of many accounts: each account stays below what one account shows.",
         "Fewer than 10 distinct queries of one account in one epoch are never judged.",
-        "Requests without features and input_features show only in their number: the tap must send a vector.",
-        "Queries without a vector, where a quarter of the accounts have such rows, or fewer than 8 others come.",
-        "Repeats no more often than pollers and health checks, where those were there at calibration.",
+        "Requests without features and input_features are not scored: the tap must send a vector.",
         "Exact repeats beyond the window's reach (1,024 queries of 32 coordinates) count as new.",
         "Ordinary clients that change together (a season, a launch) are no longer exchangeable with the calibration.",
         "An epoch longer than the calibration recording lets clients do more than those it was calibrated on.",
@@ -93,8 +91,6 @@ class ExtractionAccount(Detector):
         self._counts = dict.fromkeys(_COUNTERS, 0)
         self._mismatch_run = 0
         self._gates = np.array([0.0, 0.0, 0.0, MIN_QUERIES])
-        models = [reference.model for reference in self._references]
-        self._blanks = Blanks([models.index(model) for model in models])
         for reference in self._references:
             compile_for(reference, kernels)
 
@@ -118,29 +114,26 @@ class ExtractionAccount(Detector):
         """Fold requests, in order of completion."""
         if not isinstance(records, RequestBatch) or not len(records):
             return []
-        chosen, blank = self._route(records)
+        chosen = self._route(records)
+        if not (chosen >= 0).any():
+            return []
         ticks = records.completion // TICK
         groups: list[Group] = []
         for number in np.unique(chosen[chosen >= 0]).tolist():
             at = np.flatnonzero(chosen == number)
             groups += groups_of(records, at, ticks, number, self._references[number], self.kernels)
-        for number in np.unique(blank[blank >= 0]).tolist():
-            groups += groups_of(records, np.flatnonzero(blank == number), ticks, number, None, self.kernels)
         found: list[tuple[int, Finding]] = []
         for group in sorted(groups, key=itemgetter(0)):  # accounts enter in order of appearance
-            if group.rows is None:
-                self._note(group, records.completion[group.at[[group.start, group.stop - 1]]])
-            else:
-                found += self._fold(group)
+            found += self._fold(group)
         return [finding for _, finding in sorted(found, key=itemgetter(0))]
 
-    def _route(self, batch: RequestBatch) -> tuple[I8, I8]:
-        """The reference of each row, int64[n], -1 for none: of those with vectors, and of blanks; counts the others."""
+    def _route(self, batch: RequestBatch) -> I8:
+        """The reference that each row is held against, int64[n], -1 for none; counts what is not scored."""
         routed = route(batch, self._references)
         self._counts["unattributed"] += int((~routed.known).sum())
         self._counts["unscored"] += int((routed.known & (routed.chosen < 0)).sum())
         self._count_misfits(routed.misfit, routed.chosen >= 0)
-        return routed.chosen, np.where(answered(batch), routed.blank, -1)
+        return routed.chosen
 
     def _count_misfits(self, misfit: NDArray[np.bool_], scored: NDArray[np.bool_]) -> None:
         self._counts["mismatched"] += int(misfit.sum())
@@ -157,7 +150,6 @@ class ExtractionAccount(Detector):
             self._counts["refused"] += stop - group.start
             return []
         account, recent = entered
-        self._blanks.see(name, account, stop - group.start)
         recent.make_room(stop - group.start)
         plan, level = self._references[group.number].plan, self._calibration.levels[group.number]
         held = self.kernels.Account(
@@ -168,35 +160,9 @@ class ExtractionAccount(Detector):
         end, score = self.kernels.scan(held, rows, plan, self._gate(account, level), group.start, stop)
         while score >= 0.0:
             account.told, account.told_ts = max(score, account.told), float(rows.ts[end - 1])
-            found.append((int(group.at[end - 1]), self._tell(name, account, len(recent), score)))
+            found.append((int(group.at[end - 1]), self._tell(name, account, recent, score)))
             end, score = self.kernels.scan(held, rows, plan, self._gate(account, level), end, stop)
         self._counts["retried"] += int(account.seen[0] - account.seen[1] - repeats)
-        return found
-
-    def _note(self, group: Group, ts: F8) -> None:
-        """Keep one account's blanks of one tick, the first and the last of them completed at ``ts``."""
-        account = self._accounts.count(group.name, group.tick, float(ts[0]), self.params.epoch_seconds)
-        if account is None:
-            self._counts["refused"] += group.stop - group.start
-            return
-        account.seen[0] += group.stop - group.start
-        self._blanks.note(group.name, account, group.stop - group.start, float(ts[1]))
-
-    def states(self) -> Iterable[tuple[str, Lately]]:
-        """The interval's accounts; the next one begins."""
-        return self._blanks.take()
-
-    def close(self, interval: Interval, states: Iterable[tuple[str, Any]]) -> list[Finding]:  # noqa: ARG002
-        """Count the blanks of accounts, where others have come that have none."""
-        found = []
-        for name, one, share in self._blanks.own(states):
-            number = int(name.partition(":")[0])
-            null = raised(self._references[number].plan.null, share, self.kernels)
-            score = add_blanks(one.account.tally, one.account.best, one.blank, null, self.kernels)
-            gates = self._gate(one.account, self._calibration.levels[number])
-            if score >= gates[0] and (score >= gates[1] or one.ts >= gates[2]):
-                one.account.told, one.account.told_ts = max(score, one.account.told), one.ts
-                found.append(self._tell(name, one.account, None, score, null))
         return found
 
     def _gate(self, account: Account, level: Level) -> NDArray[np.float64]:
@@ -211,17 +177,16 @@ class ExtractionAccount(Detector):
         gates[0], gates[1], gates[2] = math.nextafter(level.ticket, math.inf), risen, again
         return gates
 
-    def _tell(self, name: str, account: Account, window: int | None, score: float, null: F8 | None = None) -> Finding:
-        """The finding of an account just now; ``window``: how many queries are held, where that is known."""
+    def _tell(self, name: str, account: Account, recent: Recent, score: float) -> Finding:
+        """The finding of an account just now."""
         number, synthetic, client = name.split(":", 2)
         reference, level = self._references[int(number)], self._calibration.levels[int(number)]
-        against = Against(reference.plan.null if null is None else null, self.kernels)
-        evidence = evidence_of(reference, level, account, window, against)
+        evidence = evidence_of(reference, level, account, len(recent), self.kernels)
         found = self.finding(
             ts=account.told_ts,
             subject_kind="client",
             subject=client,
-            severity=(Severity.MEDIUM if hides(evidence) else Severity.HIGH) if level.pages(score) else Severity.LOW,
+            severity=Severity.HIGH if level.pages(score) else Severity.LOW,
             score=score,
             threshold=level.threshold if level.pages(score) else level.ticket,
             reason=reason_of(evidence, level, certified=level.pages(score)),
@@ -251,7 +216,6 @@ class ExtractionAccount(Detector):
             "counts": [self._counts[name] for name in _COUNTERS],
             "mismatch_run": self._mismatch_run,
             "accounts": self._accounts.dump(),
-            "blanks": self._blanks.dump(),
         }
         return pack(_SNAPSHOT, state)
 
@@ -264,7 +228,6 @@ class ExtractionAccount(Detector):
             counts = dict(zip(_COUNTERS, map(int, state["counts"]), strict=True))
             run = int(state["mismatch_run"])
             self._accounts.load(state["accounts"])
-            self._blanks.load(state["blanks"], self._accounts.peek)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise StateError(f"a snapshot of {self.name} is damaged: {error}") from error
         self._counts, self._mismatch_run = counts, run

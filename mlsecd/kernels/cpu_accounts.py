@@ -14,8 +14,7 @@ from mlsecd.kernels.cpu_vectors import nearest_mean, squared_distances
 
 __all__ = ["CHANNELS", "Account", "Plan", "Rows", "mark", "scan", "tails"]
 
-# The order of channels in tallies, nulls and bit masks. The first six are decided by the row alone. The last is of
-# rows that never come here, because they have no vector: only its trials are counted here, the caller adds them.
+# The order of channels in tallies, nulls and bit masks. The first six are decided by the row alone.
 CHANNELS: Final = (
     "ood_f",
     "ood_f_tail",
@@ -30,16 +29,13 @@ CHANNELS: Final = (
     "flip",
     "far",
     "farflip",
-    "retry",
-    "unscored",
 )
 
-_KNN, _KNN_TAIL, _NEARDUP, _CROWD, _FLIP, _FAR, _FARFLIP, _RETRY, _UNSCORED, _ECHO = range(6, 16)
+_KNN, _KNN_TAIL, _NEARDUP, _CROWD, _FLIP, _FAR, _FARFLIP, _ECHO = range(6, 14)
 _ROW_CHANNELS: Final = (1 << _KNN) - 1
 _NEIGHBOURS: Final = 10  # of the crowding score; also the fewest window rows that a row is held against
 _CROWD_MIN: Final = 16  # neighbours within the near radius that make a crowd
 _RECENT: Final = 32  # what lies further back than this is "far": beyond a session's own flow
-_SAME: Final = 2  # what `_repeats` says of the very same request
 _MEMORY: Final = 2_048  # trials after which a channel's counts are halved: old honesty must not dilute what is new
 
 
@@ -50,7 +46,7 @@ class Account(NamedTuple):
     labels: NDArray[np.int16]  # [capacity], -1 where there was none
     keys: NDArray[np.uint32]  # [capacity]
     pushed: NDArray[np.int64]  # [1]: rows ever pushed into this window
-    seen: NDArray[np.int64]  # [2]: rows, those that are no exact repeats
+    seen: NDArray[np.int64]  # [2]: rows, distinct rows
     tally: NDArray[np.int32]  # [2, C]: fired, tried
     best: NDArray[np.float64]  # [C]: highest scaled tail on the path
 
@@ -98,25 +94,21 @@ def mark(
 
 
 @njit(nogil=True, cache=True)
-def _repeats(account: Account, held: int, key: Any, code: NDArray[np.int8]) -> int:
-    """0: the window has no such key; 1: it has, with another vector; 2: it has this very request.
+def _is_retry(account: Account, held: int, key: Any, code: NDArray[np.int8]) -> bool:
+    """Whether the window has this very request: an equal key, and a vector equal up to rounding.
 
-    A key is 32 bits of a hash, so alone it could be forged; the vector must be equal up to rounding, which
-    differs by one step where the server's arithmetic does (batching).
+    A key is 32 bits of a hash, so alone it could be forged; rounding differs by one step where the
+    server's arithmetic does (batching).
     """
-    found = 0
     for i in range(held):
         if account.keys[i] == key:
-            found = 1
             total = 0
             for j in range(code.shape[0]):
                 step = int(account.window[j, i]) - int(code[j])
                 total += step * step
-                if total > code.shape[0]:
-                    break
             if total <= code.shape[0]:
-                return 2
-    return found
+                return True
+    return False
 
 
 @njit(nogil=True, cache=True)
@@ -237,8 +229,6 @@ def scan(  # noqa: PLR0913, PLR0917 - a tuple of arrays and two numbers cost les
 ) -> tuple[int, float]:
     """Fold rows ``start:stop`` of one account, up to and including the first that should be told.
 
-    An exact repeat is counted as a repeat and as nothing else.
-
     Parameters
     ----------
     account
@@ -257,27 +247,21 @@ def scan(  # noqa: PLR0913, PLR0917 - a tuple of arrays and two numbers cost les
     """
     window = plan.near.shape[0] - 1
     scratch = np.empty(account.window.shape[1], np.int32)
-    everything = (1 << _UNSCORED) - 1
+    everything = (1 << plan.null.shape[1]) - 1
     for i in range(start, stop):
         held = min(int(account.pushed[0]), window)
         account.seen[0] += 1
-        repeats = _repeats(account, held, rows.keys[i], rows.codes[i])
-        if repeats == _SAME:
-            fired = tried = 1 << _RETRY
-            judged = fired if account.seen[1] >= gate[3] else 0
-        else:
-            account.seen[1] += 1
-            fired, tried = _hold_against_window(account, rows, plan, i, scratch[:held])
-            tried |= 1 << _UNSCORED
-            if scratch.shape[0]:
-                tried |= 1 << _RETRY
-                fired |= repeats << _RETRY  # the key of another vector: it says that it is a repeat
-                _push(account, rows, i, window)
-            judged = 0
-            if account.seen[1] == gate[3]:
-                judged = everything
-            elif account.seen[1] > gate[3]:
-                judged = fired
+        if _is_retry(account, held, rows.keys[i], rows.codes[i]):
+            continue
+        account.seen[1] += 1
+        fired, tried = _hold_against_window(account, rows, plan, i, scratch[:held])
+        if scratch.shape[0]:
+            _push(account, rows, i, window)
+        judged = 0
+        if account.seen[1] == gate[3]:
+            judged = everything
+        elif account.seen[1] > gate[3]:
+            judged = fired
         score = _count(account, plan.null, fired, tried, judged)
         if score >= gate[0] and (score >= gate[1] or rows.ts[i] >= gate[2]):
             return i + 1, score

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import beta
-from support import Case, fold_of, requests
+from support import Case, requests
 
 from mlsecd import baseline
 from mlsecd.detectors._extraction_level import clients_needed, level_of
@@ -19,7 +19,7 @@ from mlsecd.detectors.base import DetectorState, Fit, Section
 from mlsecd.detectors.extraction_account import DETECTOR, ExtractionAccount, Params
 from mlsecd.errors import BaselineError, StateError
 from mlsecd.kernels import cpu
-from mlsecd.records import Finding, Ragged, RequestBatch, Severity, Status
+from mlsecd.records import Finding, Ragged, RequestBatch, Severity
 
 DIMS, CLASSES = 8, 4
 ALPHA = 0.1  # what 40 calibration clients certify
@@ -88,8 +88,6 @@ def conformance() -> Case:
     parts += [batch(*odd(rng, 40), "c3", start=50.2, step=2.0, synthetic=True)]
     parts += [batch(*odd(rng, 30), None, start=55.2), batch(*odd(rng, 30), "c4", start=60.1, features=None)]
     parts += [batch(*odd(rng, 20), "c5", start=70.1, body_hash=None, predicted=None, scores=None)]
-    parts += [batch(*odd(rng, 40), "blank", start=20.3, step=7.0, features=None)]
-    parts += [batch(*queries(rng, 60), "forger", start=21.3, step=3.0, body_hash=["same"] * 60)]
     joined = RequestBatch.concat(parts)
     joined = joined.take(np.argsort(joined.completion, kind="stable"))
     return Case(
@@ -247,128 +245,6 @@ def test_an_epoch_starts_afresh() -> None:
     assert again[0].evidence["queries"] == 10
 
 
-# Hiding places
-
-
-def hidden(detector: ExtractionAccount, *batches: RequestBatch) -> list[Finding]:
-    """Findings led by rows without a vector, of a fold with fifteen ordinary clients beside the batches."""
-    joined = RequestBatch.concat([crowd(np.random.default_rng(41), 15, 80, "beside"), *batches])
-    fold = fold_of(detector)
-    lines = fold.push([joined.take(np.argsort(joined.completion, kind="stable"))]) + fold.finish()
-    open_ = [line for line in lines if line.status is not Status.RESOLVED]
-    return [line for line in open_ if line.evidence["channels"][0]["channel"] == "unscored"]
-
-
-def test_who_has_every_query_taken_for_a_retry_is_told() -> None:
-    """Steps below the rounding under one hash count for no channel of content."""
-    rng = np.random.default_rng(42)
-    x = CENTRES[:1] + rng.normal(0, 0.02, (400, DIMS))
-    x[:10] = queries(rng, 10)[0]
-    found = told(make(), batch(x, np.zeros(400, int), "forger", body_hash=["same"] * 400))
-    assert {one["channel"] for one in found[-1].evidence["channels"]} == {"retry"}
-    assert found[0].evidence["queries"] <= 200
-    assert found[-1].evidence["distinct_queries"] < 60
-
-
-def test_equal_hashes_over_other_vectors_are_told_as_a_ticket() -> None:
-    rng = np.random.default_rng(43)
-    found = told(make(), batch(*queries(rng, 300), "forger", body_hash=["same"] * 300))
-    first = found[0]
-    assert (first.severity, first.certified, first.atlas) == (Severity.MEDIUM, True, DETECTOR.atlas)
-    assert first.evidence["channels"][0]["channel"] == "retry"
-    wanted = 'what it asks model "m" is kept from judgement, or its client is broken'
-    assert "repeat an earlier body, by its hash" in first.reason
-    assert wanted in first.reason
-
-
-def test_a_memory_full_of_other_bodies_hides_no_odd_query() -> None:
-    """1,100 bodies in turn: none is remembered when it comes again, so each counts as new."""
-    rng = np.random.default_rng(44)
-    x, label = queries(rng, 1_100)
-    x[::20], label[::20] = odd(rng, 55)
-    turns = [f"b{i % 1_100}" for i in range(3_300)]
-    found = told(make(), batch(np.tile(x, (3, 1)), np.tile(label, 3), "saturator", body_hash=turns))
-    assert found
-    assert found[0].evidence["queries"] < 1_100
-    assert found[-1].evidence["queries"] == found[-1].evidence["distinct_queries"]
-
-
-@pytest.mark.parametrize("how", ["none", "nan", "width"])
-def test_free_queries_without_a_vector_are_told(how: str) -> None:
-    rng = np.random.default_rng(45)
-    x, label = odd(rng, 60)
-    given = {"none": None, "nan": np.where(np.arange(DIMS) == 2, np.nan, x), "width": x[:, :5]}[how]
-    detector = make()
-    found = hidden(detector, batch(x, label, "thief", start=100.3, step=10.0, features=given))
-    assert {(one.subject, one.severity, one.certified) for one in found} == {("thief", Severity.MEDIUM, True)}
-    leading = found[0].evidence["channels"][0]
-    assert (leading["channel"], leading["count"]) == ("unscored", leading["of"])
-    assert 10 <= leading["count"] <= 30
-    assert "were answered without a vector that can be judged" in found[0].reason
-    assert found[0].evidence["distinct_queries"] == 0
-    assert "window_queries" not in found[0].evidence
-
-
-def test_free_queries_under_cover_are_told() -> None:
-    rng = np.random.default_rng(46)
-    cover = batch(*queries(rng, 200), "thief", start=50.1, step=5.0)
-    free = batch(*odd(rng, 100), "thief", start=52.6, step=10.0, features=None)
-    found = hidden(make(), cover, free)
-    assert {one.subject for one in found} == {"thief"}
-    assert found[0].evidence["channels"][0]["channel"] == "unscored"
-
-
-def test_a_service_that_stops_to_send_vectors_accuses_nobody() -> None:
-    rng = np.random.default_rng(47)
-    everybody = [batch(*queries(rng, 40), f"c{i}", start=300.0 + i / 20, step=5.0, features=None) for i in range(15)]
-    thief = batch(*odd(rng, 40), "thief", start=300.7, step=5.0, features=None)
-    assert hidden(make(), *everybody, thief) == []
-
-
-def test_one_that_leaves_out_a_tenth_accuses_nobody_either() -> None:
-    rng = np.random.default_rng(48)
-    made = []
-    for i in range(20):
-        x, label = queries(rng, 200)
-        x[rng.random(200) < 0.1] = np.nan
-        made.append(batch(x, label, f"d{i}", start=100.0 + i / 20, step=3.0))
-    assert len({one.subject for one in hidden(make(), *made)}) <= 1
-
-
-@pytest.mark.parametrize(("status", "many"), [(503, 0), (200, 1), (None, 1)])
-def test_what_failed_was_no_query(status: int | None, many: int) -> None:
-    x, label = odd(np.random.default_rng(49), 60)
-    given = batch(x, label, "poor", start=100.3, step=10.0, features=None, status=status or np.nan)
-    assert len({one.subject for one in hidden(make(), given)}) == many
-
-
-def test_whose_blanks_they_are_is_told_once_others_have_come() -> None:
-    rng = np.random.default_rng(50)
-    alone = batch(*odd(rng, 60), "thief", start=0.3, step=10.0, features=None)
-    for many, expected in ((7, set()), (8, {"thief"})):
-        others = [batch(*queries(rng, 60), f"c{i}", start=0.1 + i / 10, step=10.0) for i in range(many)]
-        joined = RequestBatch.concat([alone, *others])
-        fold = fold_of(make())
-        found = fold.push([joined.take(np.argsort(joined.completion, kind="stable"))]) + fold.finish()
-        blamed = {one.subject for one in found if one.evidence["channels"][0]["channel"] == "unscored"}
-        assert blamed == expected, many
-
-
-def test_blanks_that_ordinary_clients_have_are_learned() -> None:
-    """Here half of the clients send half of their rows by a route without vectors, and some send nothing else."""
-    rng = np.random.default_rng(51)
-    with_vectors = crowd(rng, 60, 40)
-    blank = [batch(*queries(rng, 40), f"c{i}", start=i / 10, step=50.0, features=None) for i in range(0, 60, 2)]
-    only = [batch(*queries(rng, 40), f"only{i}", start=i / 10, step=50.0, features=None) for i in range(12)]
-    fit = DETECTOR.fit([with_vectors, *blank, *only], Params(), cpu)
-    assert fit.section is not None
-    assert fit.section.header["references"][0]["facts"]["clients"] == 48.0  # two thirds of 72
-    null = fit.section.arrays["0.null"][:, cpu.CHANNELS.index("unscored")]
-    assert 0.2 < null[0] / (null[0] + null[1]) < 0.5
-    free = batch(*odd(rng, 35), "new", start=100.3, step=10.0, features=None)
-    assert hidden(make(fit.section), free) == []
-
-
 # Views and widths
 
 
@@ -424,7 +300,7 @@ def test_unknown_clients_models_and_widths_are_counted_and_skipped() -> None:
     assert standing.gauges["unattributed_rows"] == 30
     assert standing.gauges["unscored_rows"] == 30 * 7
     assert standing.gauges["mismatched_rows"] == 30 * 5
-    assert (standing.gauges["hot_clients"], standing.gauges["cold_clients"]) == (0, 3)  # b, d and e, for their blanks
+    assert (standing.gauges["hot_clients"], standing.gauges["cold_clients"]) == (0, 0)
     assert standing.state is DetectorState.MISMATCH
     assert "was the model replaced?" in standing.why
     told(detector, batch(*queries(rng, 1), "fine"))
@@ -661,6 +537,3 @@ def test_scales_bring_one_percent_to_two() -> None:
     best = np.random.default_rng(0).exponential(3.0, (20_000, 1))
     assert scale_of(best)[0] * np.quantile(best, 0.99) == pytest.approx(2.0, rel=0.05)
     assert scale_of(np.zeros((10, 1)))[0] == 1.0
-    few = np.zeros((200, 2))
-    few[:6] = np.array([[4.0, 4.0, 4.0, 4.0, 4.0, 30.0]]).T  # pollers
-    assert scale_of(few, ("flip", "retry")).tolist() == pytest.approx([scale_of(few)[0], 2.0 / 30.0])
