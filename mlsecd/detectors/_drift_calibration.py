@@ -63,7 +63,7 @@ class Wander:
     inertia: float
     error: float
     steady: bool
-    plain: bool = False
+    plain: bool
 
 
 def calibrate(  # noqa: PLR0913, PLR0917

@@ -68,16 +68,10 @@ class _Lasting(NamedTuple):
 class _Stream(NamedTuple):
     """A candidate that passed."""
 
-    name: str
-    column: int
-    values_sorted: NDArray[np.float32]
-    two_valued: tuple[float, float]
-    rows: int
-    mean: float
+    lasting: _Lasting
     steady: bool
     bets: F8
     least: float
-    season: Season
 
 
 def freeze(sample: Sample, settings: Settings, kernels: Kernels) -> Reference:
@@ -132,21 +126,21 @@ def _join(
     classes: tuple[tuple[str, ...], ...],
     projection: Projection,
 ) -> Reference:
-    sizes = [len(stream.values_sorted) for stream in streams]
+    lasting = [stream.lasting for stream in streams]
     return Reference(
-        names=tuple(stream.name for stream in streams),
-        chosen=np.array([stream.column for stream in streams], np.int64),
+        names=tuple(one.candidate.name for one in lasting),
+        chosen=np.array([one.candidate.column for one in lasting], np.int64),
         classes=classes,
-        values_sorted=np.concatenate([np.zeros(0, np.float32), *(stream.values_sorted for stream in streams)]),
-        offsets=np.cumsum([0, *sizes], dtype=np.int64),
-        two_valued=np.array([stream.two_valued for stream in streams], np.float64).reshape(-1, 2),
-        rows=np.array([stream.rows for stream in streams], np.float64),
-        means=np.array([stream.mean for stream in streams], np.float64),
+        values_sorted=np.concatenate([np.zeros(0, np.float32), *(one.kept for one in lasting)]),
+        offsets=np.cumsum([0, *(len(one.kept) for one in lasting)], dtype=np.int64),
+        two_valued=np.array([one.two for one in lasting], np.float64).reshape(-1, 2),
+        rows=np.array([one.rows for one in lasting], np.float64),
+        means=np.array([one.mean for one in lasting], np.float64),
         steady=np.array([stream.steady for stream in streams], np.float64),
         bets=np.array([stream.bets for stream in streams], np.float64).reshape(-1, 2, BETS),
         least=np.array([stream.least for stream in streams], np.float64),
-        season=np.array([stream.season.table for stream in streams], np.float32).reshape(-1, HOURS),
-        weights=np.array([stream.season.weights for stream in streams], np.float32).reshape(-1, HOURS),
+        season=np.array([one.season.table for one in lasting], np.float32).reshape(-1, HOURS),
+        weights=np.array([one.season.weights for one in lasting], np.float32).reshape(-1, HOURS),
         **projection._asdict(),
         crowd=0.0,
         start=float(times[0]) if len(times) else 0.0,
@@ -195,8 +189,10 @@ def _streams(  # noqa: PLR0913, PLR0917
     little to see it by in a share, and a stream that passes by luck would alarm for as long as its reference stays.
     """
     lasting = [one for one in (_last(one, times, settings, kernels) for one in candidates) if one is not None]
-    cautious = any(one.wander(thinned).plain for one in lasting)
-    made = (_stream(one, one.wander(thinned, cautious=cautious), settings, c) for one in lasting)
+    wanders = [one.wander(thinned) for one in lasting]
+    if any(wander.plain for wander in wanders):
+        wanders = [one.wander(thinned, cautious=True) for one in lasting]
+    made = (_stream(one, wander, settings, c) for one, wander in zip(lasting, wanders, strict=True))
     return [stream for stream in made if stream is not None]
 
 
@@ -235,18 +231,7 @@ def _stream(lasting: _Lasting, wander: Wander, settings: Settings, c: float) -> 
     least = effect_of_rank(bets.least)
     if one.two_valued:
         least = max(abs(effect_of_shares(mean, mean + shift)) for shift in (2.0 * bets.least, -2.0 * bets.least))
-    return _Stream(
-        one.name,
-        one.column,
-        lasting.kept,
-        lasting.two,
-        lasting.rows,
-        mean,
-        wander.steady,
-        bets.pays,
-        least,
-        season,
-    )
+    return _Stream(lasting, wander.steady, bets.pays, least)
 
 
 def _law_of_shares(kept: NDArray[np.float32]) -> tuple[tuple[float, float], float]:

@@ -124,13 +124,14 @@ class Windows:
         draw = rng("drift_requests", self.key, float(self.tests))
         most = _MOST_LATCHED if self.latched else permutations(self.log_threshold)
         found = kernels.drift_mmd(reference.pool, self.rows, reference.gammas, draw, most, reference.concession)
+        shift2 = max(found.apart[1:], default=0.0)
         if self.log_s <= 0.0:
             self.log_s, self.onset, self.since = 0.0, self.begun, self.tests
-            self.mmd2, self.shift2 = found.mmd2, max(found.apart[1:], default=0.0)
+            self.mmd2, self.shift2 = found.mmd2, shift2
         self.log_s += _log_e(found.p)
         self.log_s = min(self.log_s, self.log_threshold + _CEILING)
         self.mmd2 += _EFFECT_WEIGHT * (found.mmd2 - self.mmd2)
-        self.shift2 += _EFFECT_WEIGHT * (max(found.apart[1:], default=0.0) - self.shift2)
+        self.shift2 += _EFFECT_WEIGHT * (shift2 - self.shift2)
         self.spread, self.p = found.spread, found.p
         self.tests += 1
         self.filled = 0

@@ -119,7 +119,7 @@ class _Kept(NamedTuple):
 
     def apart(self, divided: Any) -> Any:
         """How far the sides of each division are apart: float32[n + m, b] to float64[1 or 3, b]."""
-        squares = _distances(self.gram, self.sums, float(self.sums.sum()), divided, self.n)[None]
+        squares = _distances(self.gram, self.sums, divided, self.n)[None]
         return squares if self.moments is None else np.concatenate((squares, self.moments.apart(divided)))
 
     def evidence(self, apart: Any) -> Any:
@@ -186,7 +186,7 @@ def _keep(reference: Any, window: Any, gammas: Any, moments: bool) -> tuple[_Kep
     return _Kept(gram, gram.sum(axis=1, dtype=np.float64), n, more), mmd2, 1.0 - among
 
 
-def _distances(gram: Any, sums: Any, total: float, divided: Any, n: int) -> Any:
+def _distances(gram: Any, sums: Any, divided: Any, n: int) -> Any:
     """MMD^2 of each division: float32[n + m, b] to float64[b]."""
     m = len(gram) - n
     among = np.zeros(divided.shape[1])
@@ -197,4 +197,4 @@ def _distances(gram: Any, sums: Any, total: float, divided: Any, n: int) -> Any:
         among += np.einsum("ij,ij->j", divided[first:last], touching, dtype=np.float64)
     touched = sums @ divided
     between = touched - among
-    return among / (m * (m - 1)) + (total - touched - between) / (n * (n - 1)) - 2.0 * between / (n * m)
+    return among / (m * (m - 1)) + (float(sums.sum()) - touched - between) / (n * (n - 1)) - 2.0 * between / (n * m)

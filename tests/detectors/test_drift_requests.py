@@ -542,7 +542,7 @@ def test_bets_are_fair_where_they_say() -> None:
 
 def test_a_rarer_alarm_concedes_more_of_the_references_own_error() -> None:
     """Beyond what is conceded, an unlucky reference alarms c^(z / 4) times too often for each standard error z."""
-    wander = Wander(1 / 12, 1.0, 1 / 108_000**0.5, steady=True)  # 9,000 rows
+    wander = Wander(1 / 12, 1.0, 1 / 108_000**0.5, steady=True, plain=False)  # 9,000 rows
     conceded = []
     for log_c in (8.0, 17.0, 21.0, 29.0):
         made = make_bets(wander, -0.5, 0.5, 0.0, np.exp(log_c))
