@@ -127,6 +127,11 @@ def test_the_shipped_file_is_made_from_the_code_and_holds_the_defaults() -> None
     assert (shipped.daemon, shipped.sources, shipped.detectors) == (default.daemon, default.sources, default.detectors)
 
 
+def test_the_generated_pages_are_made_from_the_code() -> None:
+    made = subprocess.run([sys.executable, ROOT / "tools" / "make_docs.py", "--check"], check=False)
+    assert made.returncode == 0, "run: python tools/make_docs.py"
+
+
 @settings(deadline=None)
 @given(st.text(max_size=200))
 def test_any_text_is_either_a_configuration_or_an_explained_error(text: str) -> None:
