@@ -23,7 +23,7 @@ from numba import njit, types
 
 from mlsecd.kernels import (
     cpu_counters,
-    cpu_drift_mmd,
+    cpu_drift_gram,
     cpu_features,
     cpu_mmd,
     cpu_ring,
@@ -68,7 +68,7 @@ KERNELS: Final[dict[str, Kernel]] = {
     "Mahalanobis distance": Kernel(cpu_vectors, "mahalanobis", (_F2, _F2, _F2, _I1), FMA),
     "sketch coordinates": Kernel(cpu_sketches, "spread", (_F2, _F2, _F2, _I1, _F2), FMA),
     "MMD, distances": Kernel(cpu_mmd, "_squares", (_F3, types.int64, _F2, _F2), FMA),
-    "drift's MMD, distances": Kernel(cpu_drift_mmd, "_distances_of", (_F2, _F1, types.int64, _F2), FMA),
+    "drift's MMD, distances": Kernel(cpu_drift_gram, "_distances_of", (_F2, _F1, types.int64), FMA),
     "random features": Kernel(cpu_mmd, "_angles", (_F2, _F2, _F1, _F2), FMA),
     "moments": Kernel(cpu_counters, "_moments", (_L1, _L2, _L3, _I1, _B2), FMA),
     "histogram places": Kernel(cpu_features, "_cells", (_F1, *[types.float32] * 3, _I1), r"vcvttps2dq"),

@@ -11,15 +11,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
-from mlsecd.kernels.cpu_drift_moments import Moments, add_products
+from mlsecd.kernels.cpu_drift_gram import Gram, add_products, gaussian
+from mlsecd.kernels.cpu_drift_moments import Moments
 
 __all__ = ["STOP", "MmdTest", "drift_mmd", "drift_mmd_widths"]
 
 _ROUND = 100  # permutations in one product
-_BESIDE = 256  # rows of it in one product with divisions
-_STRETCH = 128  # rows of the kernel that are made at once: 1 MiB at 2,000 rows
 STOP = 20  # exceedances that end the search: the p-value is then known to within a quarter of itself
 
 
@@ -48,45 +46,6 @@ class MmdTest(NamedTuple):
     apart: tuple[float, ...]
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
-def _distances_of(products: Any, squares: Any, first: int, out: Any) -> None:
-    """Squared distances of rows ``first, first + 1, ...`` to all up to the last of them, from their products."""
-    for i in range(out.shape[0]):
-        own, row, to = squares[first + i], products[first + i], out[i]
-        for j in range(out.shape[1]):
-            to[j] = max(own + squares[j] - np.float32(2.0) * row[j], np.float32(0.0))
-
-
-def _gram(products: Any, squares: Any, gammas: Any) -> None:
-    """Products of all pairs become the mean of Gaussian kernels, zeros on the diagonal; in place.
-
-    Stretches of 128 rows, up to the diagonal: numpy's exponentials are vectors, numba's a call for each number.
-    """
-    n = len(squares)
-    rooms = np.empty((3, min(_STRETCH, n) * n), np.float32)
-    for first in range(0, n, _STRETCH):
-        last = min(first + _STRETCH, n)
-        distances, part, total = (room[: (last - first) * last].reshape(last - first, last) for room in rooms)
-        _distances_of(products, squares, first, distances)
-        for i, gamma in enumerate(gammas):
-            made = part if i else total
-            np.exp(np.multiply(distances, -gamma, out=made), out=made)
-            if i:
-                total += part
-        total /= np.float32(len(gammas))
-        products[first:last, :last] = total
-        products[:last, first:last] = total.T
-    np.fill_diagonal(products, 0.0)
-
-
-def _kernel(pooled: Any, gammas: Any) -> Any:
-    """The Gram matrix of centred rows, float32[n, n]."""
-    centred = np.ascontiguousarray(pooled - pooled.mean(axis=0, dtype=np.float64).astype(np.float32), np.float32)
-    gram = centred @ centred.T
-    _gram(gram, np.einsum("ij,ij->i", centred, centred), np.asarray(gammas, np.float32))
-    return gram
-
-
 def drift_mmd_widths(reference: Any) -> Any:
     """Three bandwidths of a reference: those of 1/4, 1 and 4 times its median distance, as exp(-gamma d^2).
 
@@ -112,14 +71,13 @@ _NOTHING = np.zeros(3)
 class _Kept(NamedTuple):
     """What every division of the rows is judged by; the first n are the reference's."""
 
-    gram: Any
-    sums: Any
+    gram: Gram
     n: int
     moments: Moments | None
 
     def apart(self, divided: Any) -> Any:
         """How far the sides of each division are apart: float32[n + m, b] to float64[1 or 3, b]."""
-        squares = _distances(self.gram, self.sums, divided, self.n)[None]
+        squares = _distances(self.gram, divided, self.n)[None]
         return squares if self.moments is None else np.concatenate((squares, self.moments.apart(divided)))
 
     def evidence(self, apart: Any) -> Any:
@@ -177,24 +135,22 @@ def drift_mmd(  # noqa: PLR0913, PLR0917
 def _keep(reference: Any, window: Any, gammas: Any, moments: bool) -> tuple[_Kept, float, float]:
     """What divisions are judged by, and the distance and spread in the Gaussian kernels alone."""
     n, m = len(reference), len(window)
-    pooled = np.concatenate((reference, window))
-    gram = _kernel(pooled, gammas)
-    among, between, beside = (float(part.sum(dtype=np.float64)) for part in (gram[:n, :n], gram[:n, n:], gram[n:, n:]))
-    among /= n * (n - 1)
-    mmd2 = among + beside / (m * (m - 1)) - 2.0 * between / (n * m)
-    more = add_products(gram, Moments.of(pooled, n)) if moments else None
-    return _Kept(gram, gram.sum(axis=1, dtype=np.float64), n, more), mmd2, 1.0 - among
+    rows = np.concatenate((reference, window), dtype=np.float32)
+    rows -= rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+    gram = gaussian(rows, gammas, n)
+    among = float(gram.sums[0, :n].sum()) / (n * (n - 1))
+    beside = float(gram.sums[1, n:].sum()) / (m * (m - 1))
+    mmd2 = among + beside - 2.0 * float(gram.sums[1, :n].sum()) / (n * m)
+    if not moments:
+        return _Kept(gram, n, None), mmd2, 1.0 - among
+    more = Moments.of(rows, n, gram.deviation)
+    return _Kept(add_products(gram, more.products, n), n, more), mmd2, 1.0 - among
 
 
-def _distances(gram: Any, sums: Any, divided: Any, n: int) -> Any:
+def _distances(gram: Gram, divided: Any, n: int) -> Any:
     """MMD^2 of each division: float32[n + m, b] to float64[b]."""
-    m = len(gram) - n
-    among = np.zeros(divided.shape[1])
-    for first in range(0, len(gram), _BESIDE):  # the kernel is symmetric: what lies right of the diagonal counts twice
-        last = min(first + _BESIDE, len(gram))
-        touching = gram[first:last, first:last] @ divided[first:last]
-        touching += np.float32(2.0) * (gram[first:last, last:] @ divided[last:])
-        among += np.einsum("ij,ij->j", divided[first:last], touching, dtype=np.float64)
-    touched = sums @ divided
+    sums = gram.sums.sum(axis=0)
+    m = len(sums) - n
+    among, touched = gram.inside(divided), sums @ divided
     between = touched - among
     return among / (m * (m - 1)) + (float(sums.sum()) - touched - between) / (n * (n - 1)) - 2.0 * between / (n * m)

@@ -14,13 +14,12 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-__all__ = ["Moments", "add_products"]
+__all__ = ["Moments"]
 
 _WIDTH: Final = 32  # columns
 _CLIP: Final = 3.0  # standard deviations: one row far out must not be the whole of a fourth moment
 _SHARE: Final = 0.15  # of products beside the Gaussian kernels, in standard deviations under the null hypothesis
 _WEIGHTS: Final = np.log([0.82, 0.14, 0.04])
-_STRETCH: Final = 128  # rows of the kernel at once
 
 
 class Moments(NamedTuple):
@@ -31,12 +30,10 @@ class Moments(NamedTuple):
     columns
         float32[n + m, d + 1]; standardised columns and squared lengths, so scaled that their sums over a random
         division have mean 0 and variance 1.
-    sizes, factor
-        1 / n + 1 / m; what columns were divided by.
+    products
+        float32[n + m, d]; the squared products of these rows are what joins the kernel.
     unit
         Squared distance of two means of columns of variance 1, in the mean over random divisions.
-    ratio
-        What products are multiplied with, per standard deviation of the kernel that they join.
     scale
         Standard deviation of the squared distance over random divisions, by its second moment.
     shape
@@ -44,30 +41,30 @@ class Moments(NamedTuple):
     """
 
     columns: Any
-    sizes: float
-    factor: float
+    products: Any
     unit: float
-    ratio: float
     scale: float
     shape: float
 
     @staticmethod
-    def of(pooled: Any, n: int) -> Moments:
-        """Of rows, float32[n + m, d]; the scale is for :func:`add_products` to say."""
-        rows = len(pooled)
+    def of(centred: Any, n: int, deviation: float) -> Moments:
+        """Of rows about 0, float32[n + m, d], and the standard deviation of the kernel that products join."""
+        rows = len(centred)
         m = rows - n
-        variances = pooled.var(axis=0, dtype=np.float64)
+        variances = np.einsum("ij,ij->j", centred, centred, dtype=np.float64) / rows
         shape = 0.5 * variances.sum() ** 2 / max(float((variances**2).sum()), 1e-300)
-        scores = _standard(np.clip(_standard(pooled[:, :_WIDTH]), -_CLIP, _CLIP))
+        scores = _standard(np.clip(_standard(centred[:, :_WIDTH]), -_CLIP, _CLIP))
         lengths = _standard(np.einsum("ij,ij->i", scores, scores)[:, None])
-        factor = float(np.sqrt(m * n / (rows - 1.0)))
+        factor = np.sqrt(m * n / (rows - 1.0))
         columns = (np.concatenate((scores, lengths), axis=1) / factor).astype(np.float32)
         correlations = scores.T @ scores / rows
         squared = correlations @ correlations
         twice, fourth = float(np.trace(squared)), float((squared**2).sum())
         ratio = 1.0 / np.sqrt(max(2.0 * twice**2 + 2.0 * fourth, 1e-300))  # that of normal columns
+        products = (scores * (_SHARE * deviation * ratio) ** 0.25).astype(np.float32)
         unit = rows**2 / (m * n * (rows - 1.0))
-        return Moments(columns, 1.0 / n + 1.0 / m, factor, unit, float(ratio), 1.0, max(float(shape), 0.5))
+        scale = np.sqrt(2.0 + 2.0 * _SHARE**2) * deviation * (1.0 / n + 1.0 / m)
+        return Moments(columns, products, unit, float(scale), max(float(shape), 0.5))
 
     def apart(self, divided: Any) -> Any:
         """By division, float32[n + m, b]: squared distances of the farthest column and of lengths, less the usual."""
@@ -95,23 +92,6 @@ class Moments(NamedTuple):
         found = _WEIGHTS[:, None] - logs
         most = found.max(axis=0)
         return most + np.log(np.exp(found - most).sum(axis=0))
-
-
-def add_products(gram: Any, moments: Moments) -> Moments:
-    """Add squared products of standardised rows to a kernel without diagonal, in place; the moments, with its scale.
-
-    Beside the kernel it takes 128 of its rows.
-    """
-    rows = len(gram)
-    means = gram.sum(axis=1, dtype=np.float64) / (rows - 1.0)
-    second = float(np.vdot(gram, gram)) / (rows * (rows - 1.0))
-    deviation = np.sqrt(max(second - 2.0 * float((means**2).mean()) + float(means.mean()) ** 2, 1e-12))
-    scores = moments.columns[:, :-1] * np.float32(moments.factor * (_SHARE * deviation * moments.ratio) ** 0.25)
-    for first in range(0, rows, _STRETCH):
-        products = scores[first : first + _STRETCH] @ scores.T
-        gram[first : first + _STRETCH] += np.square(products, out=products)
-    np.fill_diagonal(gram, 0.0)
-    return moments._replace(scale=float(np.sqrt(2.0 + 2.0 * _SHARE**2) * deviation) * moments.sizes)
 
 
 def _standard(columns: Any) -> Any:

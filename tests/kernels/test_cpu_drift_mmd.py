@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from mlsecd.kernels import select
-from mlsecd.kernels.cpu_drift_mmd import _Kept, _kernel
-from mlsecd.kernels.cpu_drift_moments import Moments, add_products
+from mlsecd.kernels.cpu_drift_mmd import _keep
 
 KERNELS = select("cpu")
 ALONE = np.zeros(1)  # concedes nothing, to the Gaussian kernels alone
@@ -183,9 +182,7 @@ def test_heavy_tails_and_any_width_keep_the_level(d: int) -> None:
 def test_what_it_makes_of_chance_is_about_how_rare_it_is() -> None:
     """Twenty to one is about log 20: the three weigh what they are meant to."""
     pooled = sample(8, 300, 12)
-    gram_ = _kernel(pooled, KERNELS.drift_mmd_widths(pooled[:200]))
-    kept = _Kept(gram_, gram_, 200, add_products(gram_, Moments.of(pooled, 200)))
-    kept = kept._replace(sums=kept.gram.sum(axis=1, dtype=np.float64))
+    kept, _, _ = _keep(pooled[:200], pooled[200:], KERNELS.drift_mmd_widths(pooled[:200]), moments=True)
     divided = np.zeros((300, 2_000), np.float32)
     chosen = np.argpartition(np.random.default_rng(4).random((300, 2_000)), 100, axis=0)[:100]
     np.put_along_axis(divided, chosen, 1.0, axis=0)
