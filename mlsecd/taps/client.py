@@ -71,7 +71,7 @@ class SocketClient:
         self.dropped: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
-        self._pause = 0.0
+        self._pause = self._connected_at = 0.0
         self._retry_at = 0.0
         self._batch = bytearray()
         self._batch_since = 0.0
@@ -158,12 +158,12 @@ class SocketClient:
                 return  # the daemon is behind: later
             except OSError as error:
                 self._disconnect()
-                if self._pause:
+                if self._clock() - self._connected_at < self._pause:  # it takes us in and turns us away
                     self._fail(error)
                     return
                 self._pause = _FIRST_PAUSE_SECONDS  # it went away and may be back already: one try at once
                 continue
-            self._pause, self.trouble = 0.0, ""
+            self.trouble = ""
             message = self._ready.popleft()
             self._ready_bytes -= len(message)
             self.sent += message.count(b"\n")
@@ -181,7 +181,7 @@ class SocketClient:
         except OSError as error:
             sock.close()
             return self._fail(error)
-        self._socket = sock
+        self._socket, self._connected_at = sock, self._clock()
         return True
 
     def _fail(self, error: OSError) -> bool:

@@ -202,9 +202,11 @@ def test_a_daemon_that_starts_again(client: SocketClient, daemon: Daemon, path: 
     again.close()
 
 
+@pytest.mark.parametrize("hears", [0, 1])
 def test_a_daemon_that_turns_us_away_is_not_asked_all_the_time(
-    client: SocketClient, daemon: Daemon, clock: Clock
+    client: SocketClient, daemon: Daemon, clock: Clock, hears: int
 ) -> None:
+    """At once, or after each first message."""
     accepted = 0
 
     def turn_away() -> None:
@@ -213,6 +215,8 @@ def test_a_daemon_that_turns_us_away_is_not_asked_all_the_time(
             while True:
                 connection, _ = daemon.listener.accept()
                 accepted += 1
+                for _ in range(hears):
+                    connection.recv(100)
                 connection.close()
 
     thread = threading.Thread(target=turn_away)
