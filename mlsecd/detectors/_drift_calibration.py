@@ -9,11 +9,11 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from mlsecd.kernels.drift_layout import BETS
 from mlsecd.records import F8
 
-__all__ = ["BETS", "RATE_HEADROOM", "RATE_MIN", "Bets", "Wander", "calibrate", "make_bets", "threshold"]
+__all__ = ["RATE_HEADROOM", "RATE_MIN", "Bets", "Wander", "calibrate", "make_bets", "threshold"]
 
-BETS: Final = 6  # by stream: three sizes up, three down
 
 # Means of m stretches of neighbours vary as those of independent rows do, unless their variance
 # exceeds what is expected by so many standard errors, sqrt(2 / m) each. Where it does on any scale,

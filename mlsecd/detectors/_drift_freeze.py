@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mlsecd.detectors._drift_calibration import BETS, Wander, calibrate, make_bets, threshold
+from mlsecd.detectors._drift_calibration import Wander, calibrate, make_bets, threshold
 from mlsecd.detectors._drift_effect import effect_of_rank, effect_of_shares
 from mlsecd.detectors._drift_reference import PREFIXES, Reference, indicators
 from mlsecd.detectors._drift_sample import NO_CLASS, Sample
@@ -16,6 +16,7 @@ from mlsecd.detectors._drift_season import HOURS, Season, at_times, fit_season
 from mlsecd.detectors._drift_streams import SCALARS, TWO_VALUED
 from mlsecd.detectors._drift_vectors import Projection, learn_vectors, nothing
 from mlsecd.kernels import Kernels
+from mlsecd.kernels.drift_layout import BETS
 from mlsecd.records import F8
 
 __all__ = ["Settings", "freeze", "freeze_columns"]

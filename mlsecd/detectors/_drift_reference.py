@@ -9,11 +9,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mlsecd.detectors._drift_calibration import BETS
 from mlsecd.detectors._drift_sample import NO_CLASS, class_name
 from mlsecd.detectors._drift_season import HOURS
 from mlsecd.detectors._drift_streams import CATEGORIES, SCALARS, SKETCH_WIDTH, Columns
 from mlsecd.kernels import Kernels
+from mlsecd.kernels.drift_layout import BETS
 from mlsecd.records import F8, I8, Text
 
 __all__ = ["PREFIXES", "SUMMARIES", "Reference", "bounded", "indicators"]

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from mlsecd.detectors._drift_calibration import BETS, RATE_HEADROOM, RATE_MIN, threshold
+from mlsecd.detectors._drift_calibration import RATE_HEADROOM, RATE_MIN, threshold
 from mlsecd.detectors._drift_crowd import Crowd
 from mlsecd.detectors._drift_freeze import freeze
 from mlsecd.detectors._drift_picture import expected_bins
@@ -56,7 +56,7 @@ class Watch:
     scored: int = 0  # rows that counted since it is armed
     thresholds: F8 = field(default_factory=lambda: np.zeros(0))
     state: F8 = field(default_factory=lambda: np.zeros((0, at.STREAM)))
-    runs: F8 = field(default_factory=lambda: np.zeros((0, BETS, at.RUN)))
+    runs: F8 = field(default_factory=lambda: np.zeros((0, at.BETS, at.RUN)))
     clock: F8 = field(default_factory=lambda: np.zeros(at.CLOCK))
     bins: F8 = field(default_factory=lambda: np.zeros((0, 2, at.BINS)))
     expected: F8 = field(default_factory=lambda: np.zeros((0, at.BINS)))  # shares of the reference in them
@@ -105,7 +105,7 @@ class Watch:
         budget = alarms * (1.0 - SHARE if self.windows else 1.0)
         self.thresholds = np.full(streams, threshold(streams, reference.rate, budget))
         self.state = np.zeros((streams, at.STREAM))
-        self.runs = np.zeros((streams, BETS, at.RUN))
+        self.runs = np.zeros((streams, at.BETS, at.RUN))
         self.clock = np.zeros(at.CLOCK)
         self.scored = 0
         self.bins = np.zeros((streams, 2, at.BINS))

@@ -13,6 +13,7 @@ from numba import njit
 
 from mlsecd.kernels.cpu_drift_rows import drift_admit, drift_project, drift_sketch
 from mlsecd.kernels.drift_layout import (
+    BETS,
     BINS,
     BLOCK,
     COUNT,
@@ -42,19 +43,22 @@ _CEILING = np.exp(1.0)  # no bet's S or W exceeds what this many thresholds need
 def _count_below(  # noqa: PLR0913, PLR0917
     wanted: Any, values: Any, first: int, last: int, counts: Any, over: bool = False
 ) -> None:
-    """How many of sorted ``values[first:last]`` are less than each wanted, or with ``over`` at most.
+    """How many of sorted ``values[first:last]`` are less than each wanted, or with ``over`` at most: uint64.
 
-    One level of all searches after the other: their loads overlap, and no branch depends on data.
+    One level of all searches after the other: their loads overlap, and no branch depends on data. Unsigned, for what
+    may be negative is tested for it at each load.
     """
     counts[:] = first
     length = last - first
     while length > 0:
         half = (length + 1) >> 1
+        step, before = np.uint64(half), np.uint64(half - 1)
         for i in range(len(wanted)):
-            seen = values[counts[i] + half - 1]
-            counts[i] += half if (seen < wanted[i]) | (over & (seen == wanted[i])) else 0
+            count = counts[i]
+            seen = values[count + before]
+            counts[i] = count + step if (seen < wanted[i]) | (over & (seen == wanted[i])) else count
         length -= half
-    counts -= first
+    counts -= np.uint64(first)
 
 
 @njit(nogil=True, cache=True)
@@ -82,8 +86,8 @@ def drift_ranks(values: Any, references: Any, offsets: Any, two_valued: Any) -> 
     n, k = values.shape
     ranks = np.empty((n, k))
     wanted = np.empty(n, np.float32)
-    below = np.empty(n, np.int64)
-    upto = np.empty(n, np.int64)
+    below = np.empty(n, np.uint64)
+    upto = np.empty(n, np.uint64)
     for j in range(k):
         first, last = offsets[j], offsets[j + 1]
         for i in range(n):
@@ -92,7 +96,8 @@ def drift_ranks(values: Any, references: Any, offsets: Any, two_valued: Any) -> 
         if first < last:
             _count_below(wanted, references, first, last, below)
             for i in range(n):
-                tied |= below[i] < last - first and references[first + below[i]] == wanted[i]
+                at = first + np.int64(below[i])
+                tied |= at < last and references[at] == wanted[i]
             if tied:
                 _count_below(wanted, references, first, last, upto, over=True)
         for i in range(n):
@@ -101,42 +106,44 @@ def drift_ranks(values: Any, references: Any, offsets: Any, two_valued: Any) -> 
             elif first == last:
                 ranks[i, j] = two_valued[j, 1 if wanted[i] > 0.5 else 0]
             else:
-                equal = upto[i] - below[i] if tied else 0
-                ranks[i, j] = (below[i] + 0.5 * (equal + 1)) / (last - first + 1) - 0.5
+                equal = np.int64(upto[i] - below[i]) if tied else 0
+                ranks[i, j] = (np.int64(below[i]) + 0.5 * (equal + 1)) / (last - first + 1) - 0.5
     return ranks
 
 
 @njit(nogil=True, cache=True)
-def _bet(own: Any, runs: Any, bets: Any, x: float, value: float, time: float, most: float) -> float:  # noqa: PLR0913, PLR0917
-    """Bet on one value of a stream; the mean of S is what the stream has against its reference."""
+def _bet(j: int, state: Any, runs: Any, bets: Any, x: float, value: float, time: float, most: float) -> float:  # noqa: PLR0913, PLR0917
+    """Bet on one value of stream j; the mean of S is what the stream has against its reference.
+
+    Whole arrays and an index, here and below: a slice of one counts its references, which costs more than the bets.
+    """
     total = 0.0
-    for b in range(len(runs)):
-        run = runs[b]
-        if run[W] <= 1.0:  # W = max(W, 1): the likeliest beginning of a change is here
-            run[W] = 1.0
-            run[START] = time
-            run[COUNT_0] = own[COUNT]
-            run[SUM_X_0] = own[SUM_X]
-            run[SUM_VALUE_0] = own[SUM_VALUE]
-        pay = bets[0, b] + bets[1, b] * x
-        run[W] = min(run[W] * pay, most)
-        run[S] = min((run[S] + 1.0) * pay, most)
-        total += run[S]
-    own[COUNT] += 1.0
-    own[SUM_X] += x
-    own[SUM_VALUE] += value
-    return total / len(runs)
+    for b in range(BETS):
+        if runs[j, b, W] <= 1.0:  # W = max(W, 1): the likeliest beginning of a change is here
+            runs[j, b, W] = 1.0
+            runs[j, b, START] = time
+            runs[j, b, COUNT_0] = state[j, COUNT]
+            runs[j, b, SUM_X_0] = state[j, SUM_X]
+            runs[j, b, SUM_VALUE_0] = state[j, SUM_VALUE]
+        pay = bets[j, 0, b] + bets[j, 1, b] * x
+        runs[j, b, W] = min(runs[j, b, W] * pay, most)
+        runs[j, b, S] = min((runs[j, b, S] + 1.0) * pay, most)
+        total += runs[j, b, S]
+    state[j, COUNT] += 1.0
+    state[j, SUM_X] += x
+    state[j, SUM_VALUE] += value
+    return total / BETS
 
 
 @njit(nogil=True, cache=True)
-def _rests(runs: Any, evidence: float, c: float) -> bool:
+def _rests(j: int, runs: Any, evidence: float, c: float) -> bool:
     """Whether a latched stream is back: at the root of c, or nothing but old sums is left over it."""
     if evidence * evidence <= c:
         return True
     likeliest = 0.0
-    for b in range(len(runs)):
-        likeliest += runs[b, W]
-    return (likeliest / len(runs)) ** 4 <= c
+    for b in range(BETS):
+        likeliest += runs[j, b, W]
+    return (likeliest / BETS) ** 4 <= c
 
 
 @njit(nogil=True, cache=True)
@@ -196,17 +203,17 @@ def drift_fold(  # noqa: PLR0913, PLR0917 - state and law are arrays that are ke
             x = ranks[i, j]
             if np.isnan(x):
                 continue
-            own, c = state[j], thresholds[j]
-            most = runs.shape[1] * c * _CEILING
-            _count_bin(bins[j], own[COUNT], x)
-            evidence = _bet(own, runs[j], bets[j], x, values[i, j], times[i], most)
+            c = thresholds[j]
+            most = BETS * c * _CEILING
+            _count_bin(j, bins, state[j, COUNT], x)
+            evidence = _bet(j, state, runs, bets, x, values[i, j], times[i], most)
             if evidence >= c:
                 above = True
-                clock[LATCHES] += 1.0 - own[LATCHED]
-                own[LATCHED] = 1.0
-            elif own[LATCHED] > 0.0 and _rests(runs[j], evidence, c):
+                clock[LATCHES] += 1.0 - state[j, LATCHED]
+                state[j, LATCHED] = 1.0
+            elif state[j, LATCHED] > 0.0 and _rests(j, runs, evidence, c):
                 clock[LATCHES] -= 1.0
-                own[LATCHED] = 0.0
+                state[j, LATCHED] = 0.0
                 runs[j, :, S] = 0.0
                 runs[j, :, W] = 0.0
         if above and (fresh or times[i] - clock[SAID] >= repeat_seconds):
@@ -216,12 +223,13 @@ def drift_fold(  # noqa: PLR0913, PLR0917 - state and law are arrays that are ke
 
 
 @njit(nogil=True, cache=True)
-def _count_bin(bins: Any, count: float, x: float) -> None:
+def _count_bin(j: int, bins: Any, count: float, x: float) -> None:
     """Count a rank to its sixteenth; a new block of rows begins with an empty row of bins."""
-    if count % BLOCK == 0.0:
-        bins[1] = bins[0]
-        bins[0] = 0.0
-    bins[0, int(min(max((x + 0.5) * BINS, 0.0), BINS - 1.0))] += 1.0
+    if int(count) & (BLOCK - 1) == 0:  # BLOCK is a power of two; a float's remainder would be a call
+        for b in range(BINS):
+            bins[j, 1, b] = bins[j, 0, b]
+            bins[j, 0, b] = 0.0
+    bins[j, 0, min(max(int((x + 0.5) * BINS), 0), BINS - 1)] += 1.0
 
 
 @njit(nogil=True, cache=True)

@@ -116,6 +116,6 @@ def add_products(gram: Gram, scores: Any, n: int) -> Gram:
     for i, stretch in enumerate(gram.stretches):
         first = i * _STRETCH
         products = scores[first : first + _STRETCH] @ scores[: stretch.shape[1]].T
-        stretch += np.square(products, out=products)
+        np.add(stretch, np.square(products, out=products), out=stretch)
         np.fill_diagonal(stretch[:, first:], 0.0)
     return Gram.of(gram.stretches, n)

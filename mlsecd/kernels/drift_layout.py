@@ -11,6 +11,9 @@ SUM_X: Final = 1
 SUM_VALUE: Final = 2
 LATCHED: Final = 3
 
+# Bets by stream: three sizes up, three down. A constant, for the compiler unrolls what it can count.
+BETS: Final = 6
+
 # Of each bet of a stream, `runs`: what speaks for a change since any row so far (S) and since the likeliest (W),
 # and the time and the sums where W last left 1.
 RUN: Final = 6
