@@ -15,7 +15,8 @@ from typing import Any
 
 import msgspec
 
-from mlsecd import config, plugins
+from mlsecd import plugins
+from mlsecd.config_sections import SECTIONS
 
 OUT = Path(__file__).parent.parent / "config" / "mlsecd.toml"
 
@@ -161,7 +162,7 @@ def table(path: str, cls: Any, *, extra: list[str] | None = None) -> list[str]:
 
 def text() -> str:
     parts = [HEAD]
-    for name, cls in config._SECTIONS.items():  # noqa: SLF001 - the same house
+    for name, cls in SECTIONS.items():
         parts.append("\n".join(table(name, cls)).strip() + "\n")
     for name, source in plugins.sources().items():
         parts.append(f"# {source.summary}\n" + "\n".join(table(f"sources.{name}", source.Params)) + "\n")
