@@ -108,7 +108,7 @@ def walk(rows: Any, reference: Reference, kernels: Kernels, epoch_seconds: float
     for start, stop in pairwise(cuts):
         recent = Recent(space.dims, window_rows(space.dims))
         recent.make_room(stop - start)
-        seen, tally, best = np.zeros(2, np.int64), np.zeros((2, channels), np.int32), np.zeros(channels)
+        seen, tally, best = np.zeros(2, np.int64), np.zeros((2, channels), np.int16), np.zeros(channels)
         account = kernels.Account(recent.codes, recent.labels, recent.keys, recent.pushed, seen, tally, best)
         kernels.scan(account, rows, reference.plan, gate, start, stop)
         total.tally[:] += tally

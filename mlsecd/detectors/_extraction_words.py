@@ -54,7 +54,7 @@ def is_walk(evidence: dict[str, Any]) -> bool:
 
 def evidence_of(reference: Reference, level: Level, account: Account, window: int, kernels: Kernels) -> dict[str, Any]:
     """Numbers behind a finding, JSON-able; ``window`` is the number of queries held."""
-    tally = account.tally
+    tally = account.tally.astype(np.int32)
     scores = kernels.tails(tally, reference.plan.null)
     a, b = reference.plan.null[0], reference.plan.null[1]
     order = [int(c) for c in np.argsort(-scores, kind="stable") if scores[c] >= _SHARE * scores.max()]

@@ -54,7 +54,7 @@ class Account(NamedTuple):
     keys: NDArray[np.uint32]  # [capacity]
     pushed: NDArray[np.int64]  # [1]: rows ever pushed into this window
     seen: NDArray[np.int64]  # [2]: rows, distinct rows
-    tally: NDArray[np.int32]  # [2, C]: fired, tried
+    tally: NDArray[np.int16]  # [2, C]: fired, tried; below _MEMORY
     best: NDArray[np.float64]  # [C]: highest scaled tail on the path
 
 

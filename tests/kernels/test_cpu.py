@@ -206,7 +206,7 @@ def account(window: int = WINDOW, dims: int = 5) -> Any:
     channels = len(NAMES)
     return cpu.Account(
         zeros((dims, window), np.int8), zeros(window, np.int16), zeros(window, np.uint32), zeros(1, np.int64),
-        zeros(2, np.int64), zeros((2, channels), np.int32), zeros(channels),
+        zeros(2, np.int64), zeros((2, channels), np.int16), zeros(channels),
     )  # fmt: skip
 
 
