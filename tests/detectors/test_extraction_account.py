@@ -312,6 +312,12 @@ def test_a_finding_is_repeated_when_it_grows_or_lasts() -> None:
     assert len(found) < 30
 
 
+def test_a_finding_that_cannot_page_is_not_repeated_with_every_query() -> None:
+    found = told(make(client_alpha=0.001), batch(*odd(np.random.default_rng(3), 600), "thief"))
+    assert {one.severity for one in found} == {Severity.LOW}
+    assert len(found) < 30
+
+
 def test_an_epoch_starts_afresh() -> None:
     rng = np.random.default_rng(3)
     detector = make(epoch_seconds=3_600.0)
