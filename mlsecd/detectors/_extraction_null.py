@@ -86,9 +86,13 @@ def sharp_null_of(tallies: NDArray[np.int32], channels: tuple[str, ...], kernels
     a little of the same; so each channel leaves out its loudest twentieth (the scales and the threshold see them).
     What is shrunk is how much rates differ *relative* to their mean: an intraclass correlation of 0.01 is
     little where one query in twenty fires, and more than the mean itself where one in two hundred does.
+    Channels of nearness keep the wide null: whole kinds of honest clients do nothing else (a video), and
+    a draw of the reference that has one of them by chance must not make the others of the kind suspects.
     """
-    null = np.ones((3, len(channels)))
+    null = null_of(tallies, channels)
     for c, name in enumerate(channels):
+        if name in _BY_KIND:
+            continue
         null[:2, c] = _relative(tallies[:, :, c], name)
         own = tallies[tallies[:, 1, c] > 1, :, c]
         loud = kernels.tails(np.ascontiguousarray(own.T), np.tile(null[:, c : c + 1], len(own)))
@@ -125,6 +129,7 @@ def _beta(mean: float, rho: float) -> tuple[float, float]:
     return mean * strength, (1.0 - mean) * strength
 
 
+_BY_KIND: Final = frozenset({"knn", "knn_tail", "neardup", "crowd", "flip", "far", "farflip"})
 # fire on 5 % of ordinary rows by construction
 _GRADED: Final = frozenset({"ood_f", "ood_e", "unc", "knn", "neardup", "resid_f", "resid_e"})
 

@@ -620,6 +620,17 @@ def test_the_sharp_null_leaves_the_loudest_clients_out() -> None:
     assert cpu.tails(thief, wide)[0] < 2.0
 
 
+def test_what_whole_kinds_of_clients_do_keeps_the_wide_null() -> None:
+    tallies = np.zeros((80, 2, 2), np.int32)
+    tallies[:, 1] = 60
+    tallies[0, 0] = 50  # the one video among the clients that the reference was drawn from
+    sharp, wide = (one(tallies, ("crowd", "unc_tail"), *more) for one, more in ((sharp_null_of, [cpu]), (null_of, [])))
+    np.testing.assert_array_equal(sharp[:, 0], wide[:, 0])
+    always = np.full((2, 2), 60, np.int32)
+    assert cpu.tails(always, sharp)[1] > 20.0
+    assert cpu.tails(always, wide).max() < 6.0
+
+
 def test_the_sharp_null_shrinks_spread_relative_to_the_mean() -> None:
     nothing = np.zeros((0, 2, 3), np.int32)
     a, b, _ = sharp_null_of(nothing, ("unc", "unc_tail", "back_rare"), cpu)
