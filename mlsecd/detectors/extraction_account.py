@@ -73,6 +73,7 @@ class ExtractionAccount(Detector):
         "Theft without any data (DFME) estimates gradients, and is told as a search for adversarial inputs.",
         "Theft with ordinary inputs (data of the model's own distribution, or pieces of them) looks like a customer.",
         "Mixtures of ordinary inputs are told late, after hundreds of queries, and not on every model.",
+        "Of vectors wider than 64 numbers only the 64 leading axes of ordinary ones are looked at.",
         "Honest clients who change single columns at a time look like inputs that are drawn column by column.",
         "A few attack queries in each of many accounts: each account stays below what one account shows.",
         "Fewer than 10 distinct queries of one account in one epoch are never judged.",
