@@ -18,11 +18,13 @@ from mlsecd.detectors._extraction_channels import (
     Frame,
     Reference,
     Space,
+    centrality,
     request_keys,
+    residual,
     uncertainty,
     window_rows,
 )
-from mlsecd.detectors._extraction_null import cuts_of, null_of, scale_of
+from mlsecd.detectors._extraction_null import RARE_TAILS, TAILS, cuts_of, scale_of, sharp_null_of
 from mlsecd.detectors.base import rng
 from mlsecd.kernels import Kernels
 from mlsecd.records import RequestBatch
@@ -53,7 +55,9 @@ _CLASSES_MAX: Final = 256
 _FOLDS: Final = 4
 _POOL_ROWS: Final = 8_192
 _PROBES: Final = 512
+_LAW_FROM: Final = 10  # rows: with fewer a query is held against none
 _NEIGHBOURS: Final = 10
+_RESIDUAL_SHARE: Final = 0.1  # of the variance within classes is on the axes that are the residual
 _NEAR_SHARE: Final = 0.05  # of ordinary queries lie this near to a window of other clients' queries
 
 
@@ -83,6 +87,7 @@ class Path:
     tally: NDArray[np.int32]  # [2, C]
     best: F8  # [C]
     crowding: F8  # [n], NaN where it was not measured
+    back: F8  # [n], likewise
 
 
 def split(clients: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -95,7 +100,7 @@ def split(clients: Sequence[str]) -> tuple[list[str], list[str]]:
 def walk(rows: Any, reference: Reference, kernels: Kernels, epoch_seconds: float) -> Path:
     """Fold one client's rows, in order, into fresh accounts, one an epoch; counts add up, the best stays."""
     channels = len(kernels.CHANNELS)
-    total = Path(np.zeros((2, channels), np.int32), np.zeros(channels), rows.crowding)
+    total = Path(np.zeros((2, channels), np.int32), np.zeros(channels), rows.crowding, rows.back)
     epochs = np.floor((rows.ts - rows.ts[:1]) / epoch_seconds)
     cuts = [0, *(np.flatnonzero(np.diff(epochs)) + 1).tolist(), len(epochs)]
     gate = np.array([np.inf, 0.0, 0.0, MIN_QUERIES])
@@ -103,7 +108,7 @@ def walk(rows: Any, reference: Reference, kernels: Kernels, epoch_seconds: float
     for start, stop in pairwise(cuts):
         recent = Recent(space.dims, window_rows(space.dims))
         recent.make_room(stop - start)
-        seen, tally, best = np.zeros(2, np.int64), np.zeros((2, channels), np.int32), np.zeros(channels)
+        seen, tally, best = np.zeros(2, np.int64), np.zeros((2, channels), np.int16), np.zeros(channels)
         account = kernels.Account(recent.codes, recent.labels, recent.keys, recent.pushed, seen, tally, best)
         kernels.scan(account, rows, reference.plan, gate, start, stop)
         total.tally[:] += tally
@@ -124,8 +129,11 @@ def _known_classes(labels: list[str | None]) -> tuple[str, ...]:
     return tuple(sorted(str(name) for count, name in frequent if -count >= _CLASS_ROWS))
 
 
-def _gaussian(u: F4, classes: I8, count: int) -> tuple[F4, F4]:
-    """Whitening and whitened centroids: one covariance within classes, shrunk (Ledoit & Wolf 2004)."""
+def _gaussian(u: F4, classes: I8, count: int) -> tuple[F4, F4, int]:
+    """Whitening, whitened centroids, and the first axis of the residual.
+
+    One covariance within classes, shrunk (Ledoit & Wolf 2004); its axes from the most to the least varying.
+    """
     from sklearn.covariance import LedoitWolf  # noqa: PLC0415 - the daemon never imports it
 
     mean = u.mean(axis=0)
@@ -135,8 +143,11 @@ def _gaussian(u: F4, classes: I8, count: int) -> tuple[F4, F4]:
         centroids[c] = (own.sum(axis=0) + _CLASS_ROWS * mean) / (len(own) + _CLASS_ROWS)
     covariance = LedoitWolf(assume_centered=True).fit(u - centroids[classes]).covariance_
     covariance += np.eye(len(mean)) * max(1e-6 * np.trace(covariance) / len(mean), 1e-9)
-    whiten = np.linalg.cholesky(np.linalg.inv(covariance))
-    return whiten.astype(np.float32), (centroids @ whiten).astype(np.float32)
+    variances, axes = np.linalg.eigh(covariance)
+    variances, axes = variances[::-1], axes[:, ::-1]
+    first = int(np.searchsorted(np.cumsum(variances) / variances.sum(), 1.0 - _RESIDUAL_SHARE)) + 1
+    whiten = axes / np.sqrt(variances)
+    return whiten.astype(np.float32), (centroids @ whiten).astype(np.float32), min(first, len(variances) - 1)
 
 
 def _space(x: F4, owners: I8, classes: I8, count: int, kernels: Kernels) -> Space:
@@ -156,14 +167,19 @@ def _space(x: F4, owners: I8, classes: I8, count: int, kernels: Kernels) -> Spac
     offset, matrix = offset.astype(np.float32), np.ascontiguousarray(matrix, np.float32)
     u = kernels.project(x, offset, matrix)
     step = max(float(np.quantile(np.abs(u), 0.999)) * 1.5 / 127.0, 1e-6)
-    held_out = np.empty(len(u))
+    nothing = np.full(2, np.inf)
+    distances, residuals = np.empty(len(u)), np.empty(len(u))
     folds = owners % _FOLDS
     for fold in np.unique(folds):  # rows are scored by a reference that has not seen their client
-        whiten, centroids = _gaussian(u[folds != fold], classes[folds != fold], count)
-        out = folds == fold
-        held_out[out] = kernels.mahalanobis(u[out], whiten, centroids, classes[out].astype(np.int32))
-    whiten, centroids = _gaussian(u, classes, count)
-    return Space(offset, matrix, step, whiten, centroids, cuts_of(held_out))
+        others, out = folds != fold, folds == fold
+        whiten, centroids, first = _gaussian(u[others], classes[others], count)
+        held = Space(offset, matrix, step, whiten, centroids, first, nothing, nothing, nothing[:1])
+        near = classes[out].astype(np.int32)
+        distances[out] = kernels.mahalanobis(u[out], whiten, centroids, near)
+        residuals[out] = residual(u[out], held, near, kernels)
+    whiten, centroids, first = _gaussian(u, classes, count)
+    central = cuts_of(centrality(u, kernels), TAILS[1:])
+    return Space(offset, matrix, step, whiten, centroids, first, cuts_of(distances), cuts_of(residuals), central)
 
 
 def _curves(codes: NDArray[np.int8], owners: I8, seed: str, kernels: Kernels) -> tuple[NDArray[np.int32], F8]:
@@ -242,8 +258,23 @@ def _blank(material: Material, sampled: list[I8], kernels: Kernels) -> Reference
     """A reference with its spaces and its cuts for single rows; nothing yet of windows and counts."""
     frame = frame_of(material, sampled, kernels)
     near, typical = curves_of(frame, material, sampled, kernels)
-    plan = kernels.Plan(np.ones((3, len(kernels.CHANNELS))), near, typical, np.full(2, np.inf))
+    null, never = np.ones((3, len(kernels.CHANNELS))), np.full(2, np.inf)
+    plan = kernels.Plan(null, near, typical, never, _law(near), _shares(frame, material, sampled), never)
     return Reference(frame.model, frame.view, frame.spaces, frame.classes, frame.unc, plan, np.zeros(0), {})
+
+
+def _law(near: NDArray[np.int32]) -> F8:
+    """The near radius as a power law of the rows that a query is held against: log radius = a + b log(rows)."""
+    rows = np.arange(_LAW_FROM, len(near))
+    slope, at_one = np.polyfit(np.log(rows), 0.5 * np.log(np.maximum(near[rows], 1)), 1)
+    return np.array([at_one, slope])
+
+
+def _shares(frame: Frame, material: Material, sampled: list[I8]) -> F8:
+    """Of ordinary rows, by class; 1 for all that is none."""
+    labels = frame.labels(material.batch.text("predicted"), np.concatenate(sampled))
+    counts = np.bincount(frame.centroids_of(labels), minlength=len(frame.classes) + 1)[: len(frame.classes)]
+    return np.append((counts + 1.0) / (len(labels) + len(frame.classes)), 1.0)
 
 
 def _evenly(values: F8) -> F8:
@@ -265,10 +296,12 @@ def calibrate(material: Material, epoch_seconds: float, kernels: Kernels) -> Ref
         for name in names:
             yield walk(made.encode(material.batch, material.clients[name], kernels), made, kernels, epoch_seconds)
 
-    measured = [_evenly(path.crowding[np.isfinite(path.crowding)]) for path in walks(reference_part)]
-    made.plan = made.plan._replace(cuts=cuts_of(np.concatenate(measured)))
+    paths = list(walks(reference_part))
+    crowding = np.concatenate([_evenly(path.crowding[np.isfinite(path.crowding)]) for path in paths])
+    back = np.concatenate([_evenly(path.back[np.isfinite(path.back)]) for path in paths])
+    made.plan = made.plan._replace(cuts=cuts_of(crowding), back_cuts=cuts_of(back, RARE_TAILS))
     tallies = np.array([path.tally for path in walks(reference_part)])
-    made.plan = made.plan._replace(null=null_of(tallies, kernels.CHANNELS))
+    made.plan = made.plan._replace(null=sharp_null_of(tallies, kernels.CHANNELS, kernels))
     made.plan.null[2] = scale_of(np.array([path.best for path in walks(reference_part)]))
 
     made.scores = np.sort(np.array([path.best.max() for path in walks(calibration_part)]))

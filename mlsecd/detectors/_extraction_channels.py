@@ -21,7 +21,9 @@ __all__ = [
     "Frame",
     "Reference",
     "Space",
+    "centrality",
     "request_keys",
+    "residual",
     "uncertainty",
     "usable",
     "window_rows",
@@ -42,6 +44,12 @@ _FACTS: Final = frozenset({"clients", "clients_per_week", "last_ts"})
 _LABELS_MAX: Final = 65_536  # texts whose code is remembered
 _OOD_BIT: Final = {"f": 0, "e": 2}  # the channel of p <= 0.05; the next is that of p <= 0.005
 _UNC_BIT: Final = 4
+_RESIDUAL_BIT: Final = {"f": 6, "e": 8}
+_CENTRAL_BIT: Final = 10  # p <= 0.005, of features alone: light and contrast move inputs towards their middle
+
+
+_OF_WINDOWS: Final = ("typical", "cuts", "law", "shares", "back_cuts")
+_CUTS: Final = ("cuts", "residual_cuts", "central_cuts")
 
 
 def window_rows(dims: int) -> int:
@@ -53,6 +61,21 @@ def uncertainty(scores: Ragged, kernels: Kernels) -> F8:
     """1 less the highest probability of each row, NaN where a row has none: float64[n]."""
     top: F8 = kernels.top_scores(scores.offsets, scores.values)
     return 1.0 - top
+
+
+def residual(u: F4, space: Space, classes: NDArray[np.int32], kernels: Kernels) -> Any:
+    """Squared Mahalanobis distance within the least varying axes, outside the principal subspace: float64[n].
+
+    What holds between coordinates of ordinary queries is broken by queries that are made column by column
+    or from other worlds, and shows where ordinary ones hardly vary (Jackson & Mudholkar 1979).
+    """
+    trailing = (np.ascontiguousarray(part[:, space.first :]) for part in (space.whiten, space.centroids))
+    return kernels.mahalanobis(u, *trailing, classes)
+
+
+def centrality(u: F4, kernels: Kernels) -> Any:
+    """How near the middle of all ordinary queries each row lies: float64[n]. Mixtures of queries lie nearer."""
+    return -kernels.squared_lengths(u)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +91,12 @@ class Space:
     whiten, centroids
         float32[d, d], [C + 1, d]: the squared distance of ``u @ whiten`` to its class's centroid is
         the Mahalanobis score; the last centroid serves unknown and absent classes.
-    cuts
+    first
+        The first of the whitened coordinates that are the residual: least varying, a tenth of the variance.
+    cuts, residual_cuts
         float64[2]: scores above these have conformal p <= 0.05 and p <= 0.005.
+    central_cuts
+        float64[1]: p <= 0.005.
     """
 
     offset: F4
@@ -77,7 +104,10 @@ class Space:
     step: float
     whiten: F4
     centroids: F4
+    first: int
     cuts: F8
+    residual_cuts: F8
+    central_cuts: F8
 
     @property
     def width(self) -> int:
@@ -97,7 +127,10 @@ class Space:
             f"{prefix}.step": np.array([self.step]),
             f"{prefix}.whiten": self.whiten,
             f"{prefix}.centroids": self.centroids,
+            f"{prefix}.first": np.array([self.first]),
             f"{prefix}.cuts": self.cuts,
+            f"{prefix}.residual_cuts": self.residual_cuts,
+            f"{prefix}.central_cuts": self.central_cuts,
         }
 
     @classmethod
@@ -109,11 +142,14 @@ class Space:
             float(arrays[f"{prefix}.step"][0]),
             np.ascontiguousarray(arrays[f"{prefix}.whiten"], np.float32),
             np.ascontiguousarray(arrays[f"{prefix}.centroids"], np.float32),
-            np.ascontiguousarray(arrays[f"{prefix}.cuts"], np.float64),
+            int(arrays[f"{prefix}.first"][0]),
+            *(np.ascontiguousarray(arrays[f"{prefix}.{name}"], np.float64) for name in _CUTS),
         )
         d = made.dims
-        shapes = (made.matrix.shape[0], d <= KEPT_DIMS, made.whiten.shape, made.centroids.shape, made.cuts.shape)
-        if shapes != (made.width, True, (d, d), (classes + 1, d), (2,)) or not made.step > 0:
+        shapes = (made.matrix.shape[0], d <= KEPT_DIMS, made.whiten.shape, made.centroids.shape)
+        cuts = (made.cuts.shape, made.residual_cuts.shape, made.central_cuts.shape)
+        sound = made.step > 0 and 0 <= made.first < d and cuts == ((2,), (2,), (1,))
+        if shapes != (made.width, True, (d, d), (classes + 1, d)) or not sound:
             raise BaselineError("extraction_account: the baseline's arrays do not belong together")
         return made
 
@@ -215,12 +251,16 @@ class Reference(Frame):
             space = self.spaces[letter]
             score = kernels.mahalanobis(u, space.whiten, space.centroids, classes)
             kernels.mark(fired, tried, _OOD_BIT[letter], score, space.cuts)
+            kernels.mark(fired, tried, _RESIDUAL_BIT[letter], residual(u, space, classes, kernels), space.residual_cuts)
+            if letter == "f":
+                kernels.mark(fired, tried, _CENTRAL_BIT, centrality(u, kernels), space.central_cuts)
             if space is self.window_space:
                 codes = kernels.quantise(u, space.step)
         if batch.has("scores"):
             kernels.mark(fired, tried, _UNC_BIT, uncertainty(batch.ragged("scores"), kernels)[rows], self.unc)
         keys = request_keys(batch, rows, self.widths, kernels)
-        return kernels.Rows(codes, labels, keys, fired, tried, batch.completion[rows], np.full(len(rows), np.nan))
+        crowding, back = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
+        return kernels.Rows(codes, labels, keys, fired, tried, batch.completion[rows], crowding, back)
 
     def arrays(self, prefix: str) -> dict[str, NDArray[Any]]:
         """For a section."""
@@ -230,6 +270,9 @@ class Reference(Frame):
             f"{prefix}.near": self.plan.near,
             f"{prefix}.typical": self.plan.typical,
             f"{prefix}.cuts": self.plan.cuts,
+            f"{prefix}.law": self.plan.law,
+            f"{prefix}.shares": self.plan.shares,
+            f"{prefix}.back_cuts": self.plan.back_cuts,
             f"{prefix}.scores": self.scores,
         }
         for letter, space in self.spaces.items():
@@ -256,8 +299,7 @@ class Reference(Frame):
             plan = kernels.Plan(
                 np.ascontiguousarray(arrays[f"{prefix}.null"], np.float64),
                 np.ascontiguousarray(arrays[f"{prefix}.near"], np.int32),
-                np.ascontiguousarray(arrays[f"{prefix}.typical"], np.float64),
-                np.ascontiguousarray(arrays[f"{prefix}.cuts"], np.float64),
+                *(np.ascontiguousarray(arrays[f"{prefix}.{name}"], np.float64) for name in _OF_WINDOWS),
             )
             scores = np.sort(arrays[f"{prefix}.scores"].astype(np.float64))
             facts = {str(key): float(value) for key, value in header["facts"].items()}
@@ -266,8 +308,11 @@ class Reference(Frame):
             raise BaselineError(f"extraction_account: the baseline's part cannot be used: {error}") from error
         window = window_rows(made.window_space.dims)
         sound = view in VIEWS and facts.keys() >= _FACTS and bool((plan.null > 0).all() and (plan.null[1] >= 1).all())
-        shapes = (sound and len(scores) > 0, plan.null.shape, plan.near.shape, plan.typical.shape, plan.cuts.shape)
-        if shapes != (True, (3, len(kernels.CHANNELS)), (window + 1,), (window + 1,), (2,)):
+        sound = sound and len(scores) > 0 and bool((plan.shares > 0).all())
+        shapes = (plan.null.shape, plan.near.shape, plan.typical.shape, plan.shares.shape)
+        pairs = {plan.cuts.shape, plan.law.shape, plan.back_cuts.shape}
+        wanted = ((3, len(kernels.CHANNELS)), (window + 1,), (window + 1,), (len(classes) + 1,))
+        if not sound or shapes != wanted or pairs != {(2,)}:
             raise BaselineError("extraction_account: the baseline was fitted by another version: fit it again")
         return made
 

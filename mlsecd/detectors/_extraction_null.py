@@ -7,30 +7,36 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TAILS", "cuts_of", "null_of", "scale_of"]
+from mlsecd.kernels import Kernels
+
+__all__ = ["RARE_TAILS", "TAILS", "cuts_of", "null_of", "scale_of", "sharp_null_of"]
 
 F8 = NDArray[np.float64]
 
 TAILS: Final = (0.05, 0.005)
+RARE_TAILS: Final = (0.005, 0.0005)
 _ROUNDS: Final = 20
 # Shrinkage of the two moments: as if this many clients more had been seen, of this overdispersion.
 _PRIOR_CLIENTS: Final = 10.0
 _PRIOR_OVERDISPERSION: Final = 0.05
 _OVERDISPERSION: Final = (0.01, 0.33)
+_PRIOR_SPREAD: Final = 1.0  # the same for rates relative to their mean: standard deviation over mean
+_LEAST_SPREAD: Final = 0.5
+_LOUDEST: Final = 0.05
 _MEAN: Final = (1e-4, 0.9999)
 _RARE: Final = 0.005  # prior mean of an indicator that has no nominal level
 _TOP_SHARE: Final = 0.1
 _HIGHEST: Final = 0.01
 
 
-def cuts_of(scores: F8) -> F8:
-    """Scores above ``cuts[i]`` have the conformal p-value ``(1 + #{calibration >= s}) / (n + 1) <= TAILS[i]``.
+def cuts_of(scores: F8, levels: tuple[float, ...] = TAILS) -> F8:
+    """Scores above ``cuts[i]`` have the conformal p-value ``(1 + #{calibration >= s}) / (n + 1) <= levels[i]``.
 
     Infinite where n is too small for a p-value that low.
     """
     falling = np.sort(scores)[::-1]
-    cuts = np.full(len(TAILS), np.inf)
-    for i, tail in enumerate(TAILS):
+    cuts = np.full(len(levels), np.inf)
+    for i, tail in enumerate(levels):
         most = int(np.floor(tail * (len(scores) + 1) + 1e-9)) - 1  # calibration scores that may reach s
         if most >= 0:
             cuts[i] = falling[most]
@@ -67,23 +73,73 @@ def null_of(tallies: NDArray[np.int32], channels: tuple[str, ...]) -> F8:
     """
     null = np.ones((3, len(channels)))
     for c, name in enumerate(channels):
-        nominal = TAILS[1] if name.endswith("_tail") else TAILS[0] if name in _GRADED else _RARE
-        mean, rho, clients = _moments(tallies[:, 0, c].astype(float), tallies[:, 1, c].astype(float))
-        mean = float(np.clip((clients * mean + nominal) / (clients + 1), *_MEAN))
+        mean, rho, clients = _mean_of(tallies[:, :, c], name)
         rho = (clients * rho + _PRIOR_CLIENTS * _PRIOR_OVERDISPERSION) / (clients + _PRIOR_CLIENTS)
-        strength = max(1.0 / float(np.clip(rho, *_OVERDISPERSION)) - 1.0, 1.0 / (1.0 - mean))  # b >= 1: tails fall
-        null[0, c], null[1, c] = mean * strength, (1.0 - mean) * strength
+        null[:2, c] = _beta(mean, float(np.clip(rho, *_OVERDISPERSION)))
     return null
 
 
-_GRADED: Final = frozenset({"ood_f", "ood_e", "unc", "knn", "neardup"})  # fire on 5 % of ordinary rows by construction
+def sharp_null_of(tallies: NDArray[np.int32], channels: tuple[str, ...], kernels: Kernels) -> F8:
+    """As :func:`null_of`, for scores whose threshold other clients set: what counts is power, not the null's own level.
+
+    A few honest clients of an odd kind would widen the null for all, and hide a thief of many queries who does
+    a little of the same; so each channel leaves out its loudest twentieth (the scales and the threshold see them).
+    What is shrunk is how much rates differ *relative* to their mean: an intraclass correlation of 0.01 is
+    little where one query in twenty fires, and more than the mean itself where one in two hundred does.
+    Channels of nearness keep the wide null: whole kinds of honest clients do nothing else (a video), and
+    a draw of the reference that has one of them by chance must not make the others of the kind suspects.
+    """
+    null = null_of(tallies, channels)
+    for c, name in enumerate(channels):
+        if name in _BY_KIND:
+            continue
+        null[:2, c] = _relative(tallies[:, :, c], name)
+        own = tallies[tallies[:, 1, c] > 1, :, c]
+        loud = kernels.tails(np.ascontiguousarray(own.T), np.tile(null[:, c : c + 1], len(own)))
+        order = np.argsort(-loud, kind="stable")[: round(_LOUDEST * len(own))]
+        null[:2, c] = _relative(np.delete(own, order[loud[order] > 0], axis=0), name)
+    return null
+
+
+def _relative(tallies: NDArray[np.int32], name: str) -> tuple[float, float]:
+    """The beta of one channel, shrunk towards ten clients whose rates differ by as much as their mean."""
+    mean, rho, clients = _mean_of(tallies, name)
+    odds = mean / (1.0 - mean)  # the intraclass correlation of rates whose spread is their mean
+    rho = (clients * rho + _PRIOR_CLIENTS * _PRIOR_SPREAD**2 * odds) / (clients + _PRIOR_CLIENTS)
+    return _beta(mean, min(max(rho, _LEAST_SPREAD**2 * odds), _OVERDISPERSION[1]))
+
+
+def _mean_of(tallies: NDArray[np.int32], name: str) -> tuple[float, float, int]:
+    """Mean, shrunk towards one client of the nominal level; overdispersion; clients."""
+    mean, rho, clients = _moments(tallies[:, 0].astype(float), tallies[:, 1].astype(float))
+    return float(np.clip((clients * mean + _nominal(name)) / (clients + 1), *_MEAN)), rho, clients
+
+
+def _nominal(name: str) -> float:
+    """How often a channel fires on ordinary rows by construction."""
+    if name.endswith("_rare"):
+        return RARE_TAILS[1]
+    if name.endswith("_tail"):
+        return TAILS[1]
+    return TAILS[0] if name in _GRADED else _RARE
+
+
+def _beta(mean: float, rho: float) -> tuple[float, float]:
+    strength = max(1.0 / rho - 1.0, 1.0 / (1.0 - mean))  # b >= 1: tails fall
+    return mean * strength, (1.0 - mean) * strength
+
+
+_BY_KIND: Final = frozenset({"knn", "knn_tail", "neardup", "crowd", "flip", "far", "farflip"})
+# fire on 5 % of ordinary rows by construction
+_GRADED: Final = frozenset({"ood_f", "ood_e", "unc", "knn", "neardup", "resid_f", "resid_e"})
 
 
 def scale_of(best: F8) -> Any:
     """Scales that make each channel's score read "2 is what 1 % of ordinary clients reach": float64[C].
 
     The 99 % quantile is drawn from the mean excess over the 90 % one, as for an exponential tail: a
-    maximum of a hundred clients would be one client's doing. A channel is never scaled up.
+    maximum of a hundred clients would be one client's doing. Where fewer than a tenth of the clients have
+    any score, it is drawn from how many have. A channel is never scaled up.
 
     Parameters
     ----------
@@ -92,6 +148,7 @@ def scale_of(best: F8) -> Any:
     """
     base = np.quantile(best, 1.0 - _TOP_SHARE, axis=0)
     above = best > base
+    share = above.mean(axis=0)
     excess = np.where(above, best - base, 0.0).sum(axis=0) / np.maximum(above.sum(axis=0), 1)
-    highest = base + excess * np.log(_TOP_SHARE / _HIGHEST)
+    highest = base + excess * np.log(np.maximum(share, _HIGHEST) / _HIGHEST)
     return 2.0 / np.maximum(highest, 2.0)

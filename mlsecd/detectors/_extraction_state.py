@@ -30,7 +30,7 @@ class Account:
     seen
         int64[2]: rows, distinct rows.
     tally
-        int32[2, C]: fired and tried, by channel.
+        int16[2, C]: fired and tried, by channel.
     best
         float64[C]: highest scaled tails of the path.
     started
@@ -42,7 +42,7 @@ class Account:
     """
 
     seen: NDArray[np.int64]
-    tally: NDArray[np.int32]
+    tally: NDArray[np.int16]
     best: NDArray[np.float64]
     started: float = 0.0
     first_ts: float = 0.0
@@ -52,7 +52,7 @@ class Account:
     @classmethod
     def new(cls, channels: int) -> Account:
         """An account without rows."""
-        return cls(np.zeros(2, np.int64), np.zeros((2, channels), np.int32), np.zeros(channels))
+        return cls(np.zeros(2, np.int64), np.zeros((2, channels), np.int16), np.zeros(channels))
 
 
 class Accounts:

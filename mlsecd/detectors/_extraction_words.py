@@ -24,6 +24,11 @@ _WORDS: Final = {
     "ood_e_tail": "are inputs very unlike what others send (among the oddest 0.5%)",
     "unc": "left the model unsure (among the 5% least certain answers)",
     "unc_tail": "left the model very unsure (among the 0.5% least certain answers)",
+    "resid_f": "look to the model unlike others' where those hardly vary (oddest 5%)",
+    "resid_f_tail": "look to the model very unlike others' where those hardly vary (oddest 0.5%)",
+    "resid_e": "are inputs unlike others' where those hardly vary (oddest 5%)",
+    "resid_e_tail": "are inputs very unlike others' where those hardly vary (oddest 0.5%)",
+    "central_f_tail": "look to the model like mixtures of others' queries (nearest their middle, 0.5%)",
     "knn": "crowd together more than others' queries do (closest 5%)",
     "knn_tail": "crowd together far more than others' queries do (closest 0.5%)",
     "neardup": "are slight variants of its own earlier ones",
@@ -31,6 +36,8 @@ _WORDS: Final = {
     "flip": "vary an earlier one slightly and got another answer",
     "far": "go back to vary a query it had left behind",
     "farflip": "go back to vary a query it had left behind and got another answer",
+    "back_tail": "come back very close to a query it had left behind (closest 0.5%)",
+    "back_rare": "come back extremely close to a query it had left behind (closest 0.05%)",
 }
 
 # Led by these, an account varies single queries again and again: it estimates gradients or walks along a boundary.
@@ -47,7 +54,7 @@ def is_walk(evidence: dict[str, Any]) -> bool:
 
 def evidence_of(reference: Reference, level: Level, account: Account, window: int, kernels: Kernels) -> dict[str, Any]:
     """Numbers behind a finding, JSON-able; ``window`` is the number of queries held."""
-    tally = account.tally
+    tally = account.tally.astype(np.int32)
     scores = kernels.tails(tally, reference.plan.null)
     a, b = reference.plan.null[0], reference.plan.null[1]
     order = [int(c) for c in np.argsort(-scores, kind="stable") if scores[c] >= _SHARE * scores.max()]

@@ -71,7 +71,10 @@ class ExtractionAccount(Detector):
     )
     blind_spots: ClassVar[tuple[str, ...]] = (
         "Theft without any data (DFME) estimates gradients, and is told as a search for adversarial inputs.",
-        "Theft with ordinary inputs (data of the model's own distribution, or mixtures of them) looks like a customer.",
+        "Theft with ordinary inputs (data of the model's own distribution, or pieces of them) looks like a customer.",
+        "Mixtures of ordinary inputs are told late, after hundreds of queries, and not on every model.",
+        "Of vectors wider than 64 numbers only the 64 leading axes of ordinary ones are looked at.",
+        "Honest clients who change single columns at a time look like inputs that are drawn column by column.",
         "A few attack queries in each of many accounts: each account stays below what one account shows.",
         "Fewer than 10 distinct queries of one account in one epoch are never judged.",
         "Requests without features and input_features are not scored: the tap must send a vector.",
@@ -169,7 +172,7 @@ class ExtractionAccount(Detector):
         """From which score on, and from when on, the next finding is due."""
         again = account.told_ts + self.params.repeat_seconds
         risen = account.told + max(_RISE, _GROWTH * account.told)
-        if not level.pages(account.told):
+        if level.certified and not level.pages(account.told):
             risen = min(
                 risen, math.nextafter(level.threshold, math.inf)
             )  # a ticket that becomes a page is told at once

@@ -16,6 +16,7 @@ from mlsecd.kernels.cpu_vectors import (
     project,
     quantise,
     squared_distances,
+    squared_lengths,
     top_scores,
     vector_keys,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "scan",
     "spread",
     "squared_distances",
+    "squared_lengths",
     "tails",
     "top_scores",
     "vector_keys",

@@ -14,7 +14,7 @@ from mlsecd.kernels.cpu_vectors import nearest_mean, squared_distances
 
 __all__ = ["CHANNELS", "Account", "Plan", "Rows", "mark", "scan", "tails"]
 
-# The order of channels in tallies, nulls and bit masks. The first six are decided by the row alone.
+# The order of channels in tallies, nulls and bit masks. Those before "knn" are decided by the row alone.
 CHANNELS: Final = (
     "ood_f",
     "ood_f_tail",
@@ -22,6 +22,11 @@ CHANNELS: Final = (
     "ood_e_tail",
     "unc",
     "unc_tail",
+    "resid_f",
+    "resid_f_tail",
+    "resid_e",
+    "resid_e_tail",
+    "central_f_tail",
     "knn",
     "knn_tail",
     "neardup",
@@ -29,9 +34,11 @@ CHANNELS: Final = (
     "flip",
     "far",
     "farflip",
+    "back_tail",
+    "back_rare",
 )
 
-_KNN, _KNN_TAIL, _NEARDUP, _CROWD, _FLIP, _FAR, _FARFLIP, _ECHO = range(6, 14)
+_KNN, _KNN_TAIL, _NEARDUP, _CROWD, _FLIP, _FAR, _FARFLIP, _BACK, _BACK_RARE, _ECHO = range(11, 21)
 _ROW_CHANNELS: Final = (1 << _KNN) - 1
 _NEIGHBOURS: Final = 10  # of the crowding score; also the fewest window rows that a row is held against
 _CROWD_MIN: Final = 16  # neighbours within the near radius that make a crowd
@@ -47,7 +54,7 @@ class Account(NamedTuple):
     keys: NDArray[np.uint32]  # [capacity]
     pushed: NDArray[np.int64]  # [1]: rows ever pushed into this window
     seen: NDArray[np.int64]  # [2]: rows, distinct rows
-    tally: NDArray[np.int32]  # [2, C]: fired, tried
+    tally: NDArray[np.int16]  # [2, C]: fired, tried; below _MEMORY
     best: NDArray[np.float64]  # [C]: highest scaled tail on the path
 
 
@@ -61,6 +68,7 @@ class Rows(NamedTuple):
     tried: NDArray[np.uint16]  # [n], bit c: the row has what channel c needs; row channels only
     ts: NDArray[np.float64]  # [n], seconds
     crowding: NDArray[np.float64]  # [n], written: the crowding score, NaN where it was not measured
+    back: NDArray[np.float64]  # [n], written: the score of coming back, NaN where it was not measured
 
 
 class Plan(NamedTuple):
@@ -70,6 +78,9 @@ class Plan(NamedTuple):
     near: NDArray[np.int32]  # [W + 1]: squared near radius, by rows in the window
     typical: NDArray[np.float64]  # [W + 1]: log of the typical mean distance to 10 neighbours
     cuts: NDArray[np.float64]  # [2]: crowding above these has p <= 0.05, 0.005
+    law: NDArray[np.float64]  # [2]: a, b; log of the near radius among m rows is a + b log(m)
+    shares: NDArray[np.float64]  # [known classes + 1]: of ordinary rows, by label; the last is 1
+    back_cuts: NDArray[np.float64]  # [2]: coming back above these has p <= 0.005, 0.0005
 
 
 _tail = njit(nogil=True, cache=True)(formulas.beta_binomial_tail)
@@ -144,6 +155,52 @@ def _neighbours(account: Account, squares: NDArray[np.int32], label: Any, near: 
 
 
 @njit(nogil=True, cache=True)
+def _nearest_and_alike(
+    squares: NDArray[np.int32], labels: NDArray[np.int16], label: Any, start: int, stop: int
+) -> tuple[int, int]:
+    """The least square among rows ``start:stop`` of a window, and how many of them bear ``label``."""
+    nearest = np.int32(2**31 - 1)  # 32 bits, so that the loop vectorises
+    alike = np.int32(0)
+    for i in range(start, stop):
+        nearest = min(nearest, squares[i])
+        alike += np.int32(labels[i] == label)
+    return int(nearest), int(alike)
+
+
+@njit(nogil=True, cache=True)
+def _come_back(account: Account, squares: NDArray[np.int32], label: Any, plan: Plan) -> float:
+    """How much nearer a row lies to one that the account had left behind than independent queries come.
+
+    Their nearest distance falls with how many there are; of its own class a client of few classes has
+    more than its window tells, so those are counted at what they would be worth among all.
+    """
+    held = squares.shape[0]
+    window = plan.near.shape[0] - 1
+    newest = (account.pushed[0] - 1) % window
+    oldest = (account.pushed[0] - _RECENT) % window  # of the last 32, which lie in one piece or around the ring's end
+    if oldest <= newest:
+        nearest, alike = _nearest_and_alike(squares, account.labels, label, 0, oldest)
+        after, more = _nearest_and_alike(squares, account.labels, label, newest + 1, held)
+        nearest, alike = min(nearest, after), alike + more
+    else:
+        nearest, alike = _nearest_and_alike(squares, account.labels, label, newest + 1, oldest)
+    among = float(held - _RECENT)
+    if 0 <= label < plan.shares.shape[0] - 1:
+        among = max(among, alike / plan.shares[label])
+    return float(plan.law[0] + plan.law[1] * math.log(among) - math.log(max(math.sqrt(nearest), 0.5)))
+
+
+@njit(nogil=True, cache=True)
+def _graded(score: float, cuts: NDArray[np.float64], bit: int) -> int:
+    """Bits ``bit``, ``bit + 1``, ... by whether a score is above each cut."""
+    bits = 0
+    for i in range(cuts.shape[0]):
+        if score > cuts[i]:
+            bits |= 1 << (bit + i)
+    return bits
+
+
+@njit(nogil=True, cache=True)
 def _hold_against_window(
     account: Account, rows: Rows, plan: Plan, i: int, squares: NDArray[np.int32]
 ) -> tuple[int, int]:
@@ -165,19 +222,19 @@ def _hold_against_window(
     if held < _NEIGHBOURS:
         return fired, tried
     distance = max(nearest_mean(squares, _NEIGHBOURS), 0.5)  # half a step: below it there is only rounding
-    crowding = plan.typical[held] - math.log(distance)
-    rows.crowding[i] = crowding
+    rows.crowding[i] = plan.typical[held] - math.log(distance)
+    near |= _graded(rows.crowding[i], plan.cuts, _KNN)
     tried |= 1 << _KNN | 1 << _KNN_TAIL | 1 << _NEARDUP | 1 << _CROWD
-    if crowding > plan.cuts[0]:
-        near |= 1 << _KNN
-    if crowding > plan.cuts[1]:
-        near |= 1 << _KNN_TAIL
     if rows.labels[i] >= 0:
         tried |= 1 << _FLIP
     if held >= _RECENT + _NEIGHBOURS:
         tried |= 1 << _FAR
         if rows.labels[i] >= 0:
             tried |= 1 << _FARFLIP
+        if not near >> _ECHO & 1:  # what goes on from the last rows does not come back
+            tried |= 1 << _BACK | 1 << _BACK_RARE
+            rows.back[i] = _come_back(account, squares, rows.labels[i], plan)
+            near |= _graded(rows.back[i], plan.back_cuts, _BACK)
     return fired | (near & tried), tried
 
 
@@ -234,7 +291,7 @@ def scan(  # noqa: PLR0913, PLR0917 - a tuple of arrays and two numbers cost les
     account
         Its arrays are written. Where it has a window, the capacity must hold all rows or be W.
     rows
-        In order; ``rows.crowding`` is written.
+        In order; ``rows.crowding`` and ``rows.back`` are written.
     gate
         float64[4]: lowest score to tell, lowest score to tell of again, time from which to tell of it
         again anyhow (seconds), fewest distinct rows to judge.

@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 
 from mlsecd.kernels import formulas
 
-__all__ = ["mahalanobis", "nearest_mean", "project", "quantise", "squared_distances", "top_scores", "vector_keys"]
+__all__ = [
+    "mahalanobis",
+    "nearest_mean",
+    "project",
+    "quantise",
+    "squared_distances",
+    "squared_lengths",
+    "top_scores",
+    "vector_keys",
+]
 
 _FAST: Final = {"reassoc", "contract", "nsz", "arcp"}  # NaN and infinity keep their meaning
 _LIMIT: Final = np.float32(1e4)  # spreads; further out is as far as it can be
@@ -68,6 +77,16 @@ def mahalanobis(
         for j in range(white.shape[0]):
             total += white[j] * white[j]
         out[row] = total
+    return out
+
+
+@njit(nogil=True, cache=True, fastmath=_FAST)
+def squared_lengths(u: NDArray[np.float32]) -> Any:
+    """Squared length of each row."""
+    out = np.zeros(u.shape[0])
+    for row in range(u.shape[0]):
+        for j in range(u.shape[1]):
+            out[row] += np.float64(u[row, j]) * np.float64(u[row, j])
     return out
 
 

@@ -85,6 +85,9 @@ class AccountKernels(Protocol):
     ) -> Any:
         """Squared distance of ``u @ whiten`` (float32[n, d]) to row ``classes[i]`` of ``centroids``: float64[n]."""
 
+    def squared_lengths(self, u: NDArray[np.float32]) -> Any:
+        """Squared length of each row of float32[n, d]: float64[n]."""
+
     def top_scores(self, offsets: NDArray[np.int64], values: NDArray[np.float32]) -> Any:
         """The highest value of each ragged row, NaN where it has none: float64[n]."""
 

@@ -13,8 +13,9 @@ from scipy.stats import beta
 from support import Case, requests
 
 from mlsecd import baseline
+from mlsecd.detectors._extraction_channels import Reference, centrality, residual
 from mlsecd.detectors._extraction_level import clients_needed, level_of
-from mlsecd.detectors._extraction_null import cuts_of, null_of, scale_of
+from mlsecd.detectors._extraction_null import RARE_TAILS, cuts_of, null_of, scale_of, sharp_null_of
 from mlsecd.detectors.base import DetectorState, Fit, Section
 from mlsecd.detectors.extraction_account import DETECTOR, ExtractionAccount, Params
 from mlsecd.errors import BaselineError, StateError
@@ -106,17 +107,17 @@ def conformance() -> Case:
 def test_what_is_odd_but_not_past_the_certified_threshold_is_a_ticket_until_it_is() -> None:
     detector = make()
     level = detector._calibration.levels[0]
-    detector._calibration.levels[0] = dataclasses.replace(level, threshold=12.0, ticket=2.0)
+    detector._calibration.levels[0] = dataclasses.replace(level, threshold=60.0, ticket=2.0)
     found = told(detector, batch(*odd(np.random.default_rng(72), 60), "thief"))
     low = [one for one in found if one.severity is Severity.LOW]
     high = [one for one in found if one.severity is Severity.HIGH]
     assert low
     assert high
-    assert all(one.score <= 12.0 and one.threshold == 2.0 and not one.certified for one in low)
-    assert all(one.score > 12.0 and one.threshold == 12.0 and one.certified for one in high)
+    assert all(one.score <= 60.0 and one.threshold == 2.0 and not one.certified for one in low)
+    assert all(one.score > 60.0 and one.threshold == 60.0 and one.certified for one in high)
     assert "some of the 40 calibration clients scored as high" in low[0].reason
     alone = make()
-    alone._calibration.levels[0] = dataclasses.replace(level, threshold=12.0, ticket=12.0)
+    alone._calibration.levels[0] = dataclasses.replace(level, threshold=60.0, ticket=60.0)
     first = told(alone, batch(*odd(np.random.default_rng(72), 60), "thief"))[0]
     assert high[0].ts == first.ts, "a page waits for no ticket's turn"
 
@@ -150,9 +151,9 @@ def test_a_thief_without_data_is_told_at_the_tenth_query() -> None:
     assert first.score > first.threshold
     assert (first.atlas, first.owasp) == (("AML.T0024.002",), ("LLM10:2025",))
     leading = first.evidence["channels"][0]
-    assert (leading["channel"], leading["count"], leading["of"]) == ("ood_f_tail", 10, 10)
+    assert (leading["channel"], leading["count"], leading["of"]) == ("resid_f_tail", 9, 10)
     assert leading["expected"] == pytest.approx(0.05, abs=0.04)
-    wanted = "10 of 10 queries look to the model very unlike what others send (its features are among the oddest 0.5%)"
+    wanted = "9 of 10 queries look to the model very unlike others' where those hardly vary (oddest 0.5%)"
     assert first.reason.startswith(wanted)
     wanted = 'it probes model "m" as one who copies it does; an ordinary client gets here with a chance of 10%'
     assert wanted in first.reason
@@ -169,9 +170,85 @@ def test_one_who_mixes_odd_queries_into_ordinary_ones_is_told_at_an_exact_row() 
     strange, labels = odd(rng, 20)
     x[::10], label[::10] = strange, labels
     found = told(make(client_alpha=0.02), batch(x, label, "mixer"))
-    assert found[0].ts == 30.0
+    assert found[0].ts == 20.0
     leading = found[0].evidence["channels"][0]
-    assert (leading["channel"], leading["count"], leading["of"]) == ("ood_f_tail", 4, 31)
+    assert (leading["channel"], leading["count"], leading["of"]) == ("ood_f_tail", 3, 21)
+
+
+# Single channels
+
+
+def fired(x: Any, label: Any, section: Section) -> dict[str, float]:
+    """The share of an account's queries at which each channel fired, of those where it was tried."""
+    detector = make(section, client_alpha=0.001)
+    told(detector, batch(x, label, "one"))
+    ((_, _, account),) = detector._accounts._cold.dump()
+    return dict(zip(cpu.CHANNELS, (account.tally[0] / np.maximum(account.tally[1], 1)).tolist(), strict=True))
+
+
+@functools.cache
+def correlated() -> Section:
+    """A model whose features have six coordinates that follow from two others, up to a little noise."""
+    rng = np.random.default_rng(31)
+    section = DETECTOR.fit([batch(*tied(rng, 60 * 60), [f"c{i % 60}" for i in range(3_600)])], Params(), cpu).section
+    assert section is not None
+    return section
+
+
+def tied(rng: np.random.Generator, n: int) -> tuple[Any, Any]:
+    free = rng.normal(0, 2, (n, 2))
+    mixed = free @ np.random.default_rng(30).normal(0, 1, (2, 6))
+    return np.hstack([free, mixed + rng.normal(0, 0.3, (n, 6))]), np.zeros(n, int)
+
+
+def test_the_residual_is_the_distance_on_the_axes_that_hardly_vary() -> None:
+    section = correlated()
+    reference = Reference.of(section.header["references"][0], section.arrays, "0", cpu)
+    space = reference.spaces["f"]
+    x, _ = tied(np.random.default_rng(32), 50)
+    u = cpu.project(x.astype(np.float32), space.offset, space.matrix)
+    classes = np.zeros(50, np.int32)
+    white = u.astype(np.float64) @ space.whiten - space.centroids[0]
+    np.testing.assert_allclose(residual(u, space, classes, cpu), (white[:, space.first :] ** 2).sum(axis=1), rtol=1e-3)
+    assert space.first >= 2, "two axes bear all but a tenth of the variance"
+    np.testing.assert_allclose(centrality(u, cpu), -(u.astype(np.float64) ** 2).sum(axis=1), rtol=1e-6)
+
+
+def test_columns_drawn_apart_show_in_the_residual_first() -> None:
+    rng = np.random.default_rng(33)
+    x, label = tied(rng, 200)
+    apart = fired(rng.permuted(x, axis=0), label, correlated())
+    assert apart["resid_f_tail"] > 0.9
+    near = x + rng.normal(0, 0.3, x.shape)
+    assert fired(near, label, correlated())["resid_f_tail"] > fired(near, label, correlated())["ood_f_tail"]
+    assert fired(*tied(np.random.default_rng(34), 200), correlated())["resid_f_tail"] < 0.05
+
+
+def test_mixtures_lie_nearer_the_middle() -> None:
+    rng = np.random.default_rng(35)
+    section = fitted().section
+    assert section is not None
+    x, label = queries(rng, 400)
+    mixed = (x + queries(rng, 400)[0] + queries(rng, 400)[0] + queries(rng, 400)[0]) / 4
+    assert fired(mixed, label, section)["central_f_tail"] > 0.2
+    assert fired(x, label, section)["central_f_tail"] < 0.03
+
+
+def test_one_who_comes_back_among_ordinary_queries_is_told_and_a_video_is_not() -> None:
+    rng = np.random.default_rng(36)
+    x, label = queries(rng, 400)
+    for i in range(60, 400, 4):  # every fourth varies one that lies fifty back
+        x[i] = x[i - 50] + rng.normal(0, 0.1, DIMS)
+        label[i] = label[i - 50]
+    section = DETECTOR.fit([crowd(np.random.default_rng(1), 60, 120)], Params(), cpu).section
+    assert section is not None
+    found = told(make(section, client_alpha=0.02), batch(x, label, "grower"))
+    assert found[0].evidence["queries"] < 120
+    assert fired(x, label, section)["back_tail"] > 0.15
+    frames = np.repeat(queries(rng, 10)[0], 40, axis=0) + np.cumsum(rng.normal(0, 0.01, (400, DIMS)), axis=0)
+    shares = fired(frames, np.repeat(rng.integers(0, CLASSES, 10), 40), section)
+    assert shares["far"] > 0.1, "the end of a long scene is like its beginning"
+    assert shares["back_tail"] < 0.05
 
 
 def test_one_who_walks_a_boundary_is_told() -> None:
@@ -232,6 +309,12 @@ def test_a_finding_is_repeated_when_it_grows_or_lasts() -> None:
         grown = scores[i] >= max(max(scores[:i]) * 1.25, max(scores[:i]) + 1.0)
         assert grown or found[i].ts >= found[i - 1].ts + 100.0
     assert found[-1].ts >= 500.0
+    assert len(found) < 30
+
+
+def test_a_finding_that_cannot_page_is_not_repeated_with_every_query() -> None:
+    found = told(make(client_alpha=0.001), batch(*odd(np.random.default_rng(3), 600), "thief"))
+    assert {one.severity for one in found} == {Severity.LOW}
     assert len(found) < 30
 
 
@@ -488,7 +571,7 @@ def test_a_calibration_calmer_than_evidence_does_not_lower_the_threshold() -> No
 def test_a_calibration_as_loud_as_can_be_is_said_to_be_saturated() -> None:
     section = fitted().section
     assert section is not None
-    loud = Section(section.header, {**section.arrays, "0.scores": np.full(40, 290.0)})
+    loud = Section(section.header, {**section.arrays, "0.scores": np.full(40, 300.0)})
     standing = make(loud).standing()
     assert standing.state is DetectorState.SATURATED
     assert "health checks" in standing.why
@@ -524,6 +607,48 @@ def test_the_null_of_nothing_is_the_prior() -> None:
     np.testing.assert_allclose(1 / (a + b + 1), 0.05)
 
 
+def test_the_sharp_null_leaves_the_loudest_clients_out() -> None:
+    rng = np.random.default_rng(1)
+    tried = np.full(200, 300)
+    rate = np.full(200, 0.005)
+    rate[:6] = 0.3  # a few honest clients of an odd kind
+    tallies = np.stack([rng.binomial(tried, rate), tried], axis=1)[:, :, None].astype(np.int32)
+    sharp, wide = sharp_null_of(tallies, ("resid_f_tail",), cpu), null_of(tallies, ("resid_f_tail",))
+    assert sharp[0, 0] / (sharp[0, 0] + sharp[1, 0]) == pytest.approx(0.005, abs=0.002)
+    thief = np.array([[40], [800]], np.int32)  # a tenth of his queries are odd, and half of those show
+    assert cpu.tails(thief, sharp)[0] > 8.0
+    assert cpu.tails(thief, wide)[0] < 2.0
+
+
+def test_what_whole_kinds_of_clients_do_keeps_the_wide_null() -> None:
+    tallies = np.zeros((80, 2, 2), np.int32)
+    tallies[:, 1] = 60
+    tallies[0, 0] = 50  # the one video among the clients that the reference was drawn from
+    sharp, wide = (one(tallies, ("crowd", "unc_tail"), *more) for one, more in ((sharp_null_of, [cpu]), (null_of, [])))
+    np.testing.assert_array_equal(sharp[:, 0], wide[:, 0])
+    always = np.full((2, 2), 60, np.int32)
+    assert cpu.tails(always, sharp)[1] > 20.0
+    assert cpu.tails(always, wide).max() < 6.0
+
+
+def test_the_sharp_null_shrinks_spread_relative_to_the_mean() -> None:
+    nothing = np.zeros((0, 2, 3), np.int32)
+    a, b, _ = sharp_null_of(nothing, ("unc", "unc_tail", "back_rare"), cpu)
+    np.testing.assert_allclose(a / (a + b), [0.05, 0.005, 0.0005])
+    mean, rho = a / (a + b), 1 / (a + b + 1)
+    np.testing.assert_allclose(np.sqrt(rho * (1 - mean) / mean), 1.0)  # standard deviation over mean
+    calm = np.tile(np.array([[50], [1_000]], np.int32), (1_000, 1, 1))
+    a, b, _ = sharp_null_of(calm, ("unc",), cpu)
+    assert np.sqrt(b / a / (a + b + 1)) == pytest.approx(0.5), "never nearer to binomial than this"
+
+
+def test_rarer_cuts_are_conformal_too() -> None:
+    scores = np.random.default_rng(3).normal(size=4_000)
+    cuts = cuts_of(scores, RARE_TAILS)
+    assert ((scores >= np.nextafter(cuts, np.inf)[:, None]).sum(axis=1) + 1).tolist() == [20, 2]
+    assert np.isinf(cuts_of(scores[:1_000], RARE_TAILS)[1])
+
+
 def test_what_ordinary_clients_always_do_accuses_nobody_who_does_it_longer() -> None:
     tallies = np.full((100, 2, 2), 40, np.int32)
     tallies[:, 0, 1] = np.random.default_rng(0).binomial(40, 0.9, 100)
@@ -537,3 +662,6 @@ def test_scales_bring_one_percent_to_two() -> None:
     best = np.random.default_rng(0).exponential(3.0, (20_000, 1))
     assert scale_of(best)[0] * np.quantile(best, 0.99) == pytest.approx(2.0, rel=0.05)
     assert scale_of(np.zeros((10, 1)))[0] == 1.0
+    few = np.zeros((1_000, 1))
+    few[:20] = 3.0  # one in fifty has a score at all, so one in a hundred has no more than that one
+    assert scale_of(few)[0] == pytest.approx(2.0 / (3.0 * math.log(2.0)))

@@ -13,6 +13,7 @@ from mlsecd.kernels import cpu, formulas
 SIZES = (1, 31, 32, 33, 255, 257)
 NAMES = cpu.CHANNELS
 WINDOW = 48
+ROW_CHANNELS = NAMES.index("knn")
 
 
 def draw(seed: int) -> np.random.Generator:
@@ -77,6 +78,15 @@ def test_mahalanobis_is_the_quadratic_form(dims: int) -> None:
     away = u.astype(np.float64) - means[classes]
     got = cpu.mahalanobis(u, whiten.astype(np.float32), (means @ whiten).astype(np.float32), classes)
     np.testing.assert_allclose(got, np.einsum("ni,ij,nj->n", away, precision, away), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("dims", SIZES)
+def test_squared_lengths(dims: int) -> None:
+    u = draw(dims).normal(0, 3, (7, dims)).astype(np.float32)
+    whole = cpu.squared_lengths(u)
+    np.testing.assert_allclose(whole, (u.astype(np.float64) ** 2).sum(axis=1), rtol=1e-12)
+    assert cpu.squared_lengths(u[3:5].copy()).tolist() == whole[3:5].tolist()
+    assert cpu.squared_lengths(np.zeros((1, dims), np.float32)).tolist() == [0.0]
 
 
 def test_top_scores() -> None:
@@ -170,7 +180,8 @@ def plan(window: int = WINDOW) -> Any:
     null = np.tile(np.array([[0.5], [9.5], [0.8]]), len(NAMES))
     fills = np.arange(window + 1)
     near = (4_000 - 30 * fills).astype(np.int32)
-    return cpu.Plan(null, near, 5.0 - 0.01 * fills, np.array([0.1, 0.4]))
+    law, shares = np.array([4.1, -0.2]), np.array([0.2, 0.3, 1.0])  # labels 0 and 1 are known classes
+    return cpu.Plan(null, near, 5.0 - 0.01 * fills, np.array([0.1, 0.4]), law, shares, np.array([0.1, 0.6]))
 
 
 def rows(seed: int, n: int, dims: int = 5) -> Any:
@@ -185,9 +196,9 @@ def rows(seed: int, n: int, dims: int = 5) -> Any:
             codes[i] = codes[back]
     keys = np.array([hash(tuple(code)) & 0xFFFF for code in codes.tolist()], np.uint32)
     labels = rng.integers(-1, 3, n).astype(np.int16)
-    tried = rng.integers(0, 64, n).astype(np.uint16)
-    fired = tried & rng.integers(0, 64, n).astype(np.uint16) & rng.integers(0, 64, n).astype(np.uint16)
-    return cpu.Rows(codes, labels, keys, fired, tried, np.arange(n) * 10.0, np.full(n, np.nan))
+    tried, some, others = rng.integers(0, 1 << ROW_CHANNELS, (3, n)).astype(np.uint16)
+    fired = tried & some & others
+    return cpu.Rows(codes, labels, keys, fired, tried, np.arange(n) * 10.0, np.full(n, np.nan), np.full(n, np.nan))
 
 
 def account(window: int = WINDOW, dims: int = 5) -> Any:
@@ -195,15 +206,25 @@ def account(window: int = WINDOW, dims: int = 5) -> Any:
     channels = len(NAMES)
     return cpu.Account(
         zeros((dims, window), np.int8), zeros(window, np.int16), zeros(window, np.uint32), zeros(1, np.int64),
-        zeros(2, np.int64), zeros((2, channels), np.int32), zeros(channels),
+        zeros(2, np.int64), zeros((2, channels), np.int16), zeros(channels),
     )  # fmt: skip
 
 
-def window_bits(held: list[Any], code: Any, label: int, plan: Any) -> tuple[set[str], set[str], bool, float]:
-    """What fires, what is tried, whether it is an echo, and the crowding; ``held`` from oldest to newest."""
+def comes_back(held: list[Any], squares: Any, label: int, plan: Any) -> float:
+    """How much nearer than expected the nearest row but the last 32 is."""
+    far = len(held) - 32
+    among = float(far)
+    if 0 <= label < len(plan.shares) - 1:
+        among = max(among, sum(one[1] == label for one in held[:far]) / plan.shares[label])
+    nearest = max(math.sqrt(squares[:far].min()), 0.5)
+    return float(plan.law[0] + plan.law[1] * math.log(among) - math.log(nearest))
+
+
+def window_bits(held: list[Any], code: Any, label: int, plan: Any) -> tuple[set[str], set[str], bool, list[float]]:
+    """What fires, what is tried, whether it is an echo, crowding and coming back; ``held`` from oldest to newest."""
     count = len(held)
     if not count:
-        return set(), set(), False, math.nan
+        return set(), set(), False, [math.nan, math.nan]
     squares = np.array([((one[0].astype(float) - code) ** 2).sum() for one in held])
     ages = count - 1 - np.arange(count)
     other = np.array([label >= 0 and one[1] >= 0 and one[1] != label for one in held])
@@ -211,7 +232,7 @@ def window_bits(held: list[Any], code: Any, label: int, plan: Any) -> tuple[set[
     far = (squares <= plan.near[max(count - 32, 0)]) & (ages >= 32)
     echo = bool(((squares <= plan.near[-1]) & (ages < 32)).any())
     if count < 10:
-        return set(), set(), echo, math.nan
+        return set(), set(), echo, [math.nan, math.nan]
     crowding = plan.typical[count] - math.log(max(np.sqrt(np.sort(squares)[:10]).mean(), 0.5))
     truths = {
         "knn": crowding > plan.cuts[0],
@@ -222,10 +243,15 @@ def window_bits(held: list[Any], code: Any, label: int, plan: Any) -> tuple[set[
         "far": far.any(),
         "farflip": (far & other).any(),
     }
+    back = math.nan
     tried = {"knn", "knn_tail", "neardup", "crowd"} | ({"flip"} if label >= 0 else set())
     if count >= 42:
         tried |= {"far"} | ({"farflip"} if label >= 0 else set())
-    return {name for name in tried if truths[name]}, tried, echo, crowding
+        if not echo:
+            back = comes_back(held, squares, label, plan)
+            truths |= {"back_tail": back > plan.back_cuts[0], "back_rare": back > plan.back_cuts[1]}
+            tried |= {"back_tail", "back_rare"}
+    return {name for name in tried if truths[name]}, tried, echo, [crowding, back]
 
 
 def retell(rows: Any, plan: Any, window: int = WINDOW) -> tuple[Any, Any, int, list[float]]:
@@ -239,11 +265,11 @@ def retell(rows: Any, plan: Any, window: int = WINDOW) -> tuple[Any, Any, int, l
         if any(one[2] == key and ((one[0].astype(float) - code) ** 2).sum() <= len(code) for one in held):
             continue
         distinct += 1
-        fired, tried, echo, crowding = window_bits(held, code, label, plan)
+        fired, tried, echo, measured = window_bits(held, code, label, plan)
         if not echo:
-            fired |= {NAMES[c] for c in range(6) if rows.fired[i] >> c & 1}
-            tried |= {NAMES[c] for c in range(6) if rows.tried[i] >> c & 1}
-        np.testing.assert_allclose(rows.crowding[i], crowding, rtol=1e-9)
+            fired |= {NAMES[c] for c in range(ROW_CHANNELS) if rows.fired[i] >> c & 1}
+            tried |= {NAMES[c] for c in range(ROW_CHANNELS) if rows.tried[i] >> c & 1}
+        np.testing.assert_allclose([rows.crowding[i], rows.back[i]], measured, rtol=1e-9)
         held = [*held, (rows.codes[i], label, key)][-window:]
         for c, name in enumerate(NAMES):
             tally[0, c] += name in fired
@@ -266,6 +292,7 @@ def test_scan_counts_what_a_plain_retelling_counts(n: int) -> None:
     assert held.seen.tolist() == [n, distinct]
     assert held.pushed[0] == distinct
     assert np.array_equal(held.tally, tally)
+    assert n < 400 or all(tally[0, NAMES.index(name)] for name in ("far", "back_tail", "back_rare"))
     np.testing.assert_allclose(held.best, best, rtol=1e-6, atol=1e-6)
 
 
@@ -320,8 +347,8 @@ def test_an_account_without_a_window_counts_the_rows_own_channels() -> None:
     made, held = rows(3, 100), account(window=0)
     cpu.scan(held, made, plan(), np.array([np.inf, 0.0, 0.0, 10.0]), 0, 100)
     assert held.pushed[0] == 0
-    assert held.tally[1, :6].all()
-    assert not held.tally[1, 6:].any()
+    assert held.tally[1, :ROW_CHANNELS].all()
+    assert not held.tally[1, ROW_CHANNELS:].any()
 
 
 def test_old_counts_are_halved() -> None:
