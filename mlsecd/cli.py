@@ -212,12 +212,19 @@ def _add_baseline(commands: _Commands, shared: argparse.ArgumentParser) -> None:
     fit.add_argument("files", nargs="+", metavar="FILE", help="recorded ordinary records: plain or .gz")
     fit.add_argument("-o", "--output", metavar="FILE", help="default: baseline.npz in the state directory")
     fit.add_argument("--require", metavar="PART", action="append", default=[], help="fail where this part does not fit")
+    fit.add_argument(
+        "--leave-out",
+        metavar="CLIENT",
+        action="append",
+        default=[],
+        help="learn nothing from this client: a thief who was there while the baseline was recorded",
+    )
 
 
 def _baseline_fit(args: argparse.Namespace) -> int:
     from mlsecd.commands import baseline  # noqa: PLC0415
 
-    return baseline.run(args.files, args.output, args.require, args.config, tuple(args.set))
+    return baseline.run(args.files, args.output, args.require, args.leave_out, args.config, tuple(args.set))
 
 
 def _add_record(commands: _Commands, shared: argparse.ArgumentParser) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mlsecd import app, baseline, plugins
 from mlsecd.config import Config
@@ -30,6 +32,7 @@ class Tally:
     meters: Meters = field(default_factory=Meters)  # counts what was dropped
     records: int = 0
     synthetic: int = 0  # of them; they teach nothing
+    left_out: dict[str, int] = field(default_factory=dict)  # requests of each client that is to teach nothing
 
     def add(self, records: Records) -> None:
         """Count these."""
@@ -58,11 +61,13 @@ def fit(  # noqa: PLR0913
     kernels: Kernels,
     *,
     version: str,
+    leave_out: Iterable[str] = (),
     progress: Progress | None = None,
 ) -> Fitted:
     """Learn from recorded records and write the baseline to ``out``, where any part fits.
 
-    The files are read once a detector, so that none has to keep them: standard input will not do.
+    The files are read once a detector, so that none has to keep them: standard input will not do. No detector sees a
+    request of the clients in ``leave_out``: thieves who were there while the baseline was recorded.
 
     Raises
     ------
@@ -73,16 +78,17 @@ def fit(  # noqa: PLR0913
     """
     if "-" in paths:
         raise RecordError("baseline fit reads its files more than once: give files, not standard input")
+    leave_out = sorted(set(leave_out))
     parts: dict[str, Fit] = {}
-    tallies = [Tally()]  # one a reading; who learns nothing reads nothing
+    tallies = [Tally(left_out=dict.fromkeys(leave_out, 0))]  # one a reading; who learns nothing reads nothing
     for name, cls in plugins.detectors().items():
         if name in config.disabled:
             continue
-        tallies.append(Tally())
+        tallies.append(Tally(left_out=dict.fromkeys(leave_out, 0)))
         learned = cls.fit(_ordered(paths, config, tallies[-1], progress), config.detectors[name], kernels)
         if learned is not None:
             parts[name] = learned
-    header = _describe(paths, version)
+    header = _describe(paths, version) | ({"left_out": leave_out} if leave_out else {})
     sections = {name: part.section for name, part in parts.items() if part.section is not None}
     digest = baseline.write(out, header, sections) if sections else ""
     return Fitted(parts, header, digest, max(tallies, key=attrgetter("records")))
@@ -95,10 +101,24 @@ def _ordered(paths: list[str], config: Config, tally: Tally, progress: Progress 
     fold.on_released = released.append
     for records in records_of(paths, tally.meters, progress):
         tally.add(records)
-        fold.push([records])
+        fold.push([_without(records, tally.left_out)])
         yield from _drain(released)
     fold.finish()
     yield from _drain(released)
+
+
+def _without(records: Records, left_out: dict[str, int]) -> Records:
+    """A batch less the requests of these clients, which are counted."""
+    if not left_out or not isinstance(records, RequestBatch):
+        return records
+    client = records.text("client")
+    gone = np.zeros(len(records), bool)
+    for code, name in enumerate(client.values):
+        if name in left_out:
+            own = client.codes == code
+            left_out[name] += int(own.sum())
+            gone |= own
+    return records.take(np.flatnonzero(~gone)) if gone.any() else records
 
 
 def _drain(released: list[Ordered]) -> Iterator[Records]:

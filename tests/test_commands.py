@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mlsecd import baseline
 from mlsecd.cli import main
 from mlsecd.commands import record
 from mlsecd.commands.words import counted
@@ -73,6 +74,31 @@ def test_a_fit_says_what_it_read(
     shown = capsys.readouterr()
     assert shown.out.splitlines()[0] == told
     assert shown.err.splitlines() == ["dropped: 1 (replay: json)"]
+
+
+def test_a_fit_learns_nothing_from_whom_it_is_told_to_leave_out(
+    tmp_path: Path, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vector = [float(i) for i in range(4)]
+    clients = [f"k-{i}" for i in range(31)]
+    asked = [
+        request(ts, client=client, features=[*vector, ts + i / 30], body_hash=f"{ts}{client}")
+        for ts in range(10)
+        for i, client in enumerate(clients)
+    ]
+    alone = rows(tmp_path / "alone.jsonl", *(request(ts, client="k-0") for ts in range(10)))
+    file, out = rows(tmp_path / "r.jsonl", *asked), tmp_path / "b.npz"
+    fit = ["baseline", "fit", str(file), str(alone), "-o", str(out), "--config", str(config)]
+    fit += ["--require", "extraction_account"]
+    assert main([*fit, "--leave-out", "k-0", "--leave-out", "nobody"]) == 0
+    shown = capsys.readouterr().out
+    assert "read 320 records\nleft out 20 requests of client k-0\n" in shown
+    assert "left out 0 requests of client nobody: no such client\n" in shown
+    assert baseline.read(out).header["left_out"] == ["k-0", "nobody"]
+    assert main([*fit, "--leave-out", "k-0", "--leave-out", "k-1"]) == 1
+    assert 'extraction_account: refused: model "m": 29 clients, too few' in capsys.readouterr().out
+    assert main(fit) == 0
+    assert "left_out" not in baseline.read(out).header
 
 
 @pytest.mark.parametrize("seconds", [None, 60.0, 1e300, float("nan")])

@@ -14,7 +14,14 @@ from mlsecd.version import version
 __all__ = ["run"]
 
 
-def run(files: list[str], output: str | None, require: list[str], path: str | None, overrides: tuple[str, ...]) -> int:
+def run(  # noqa: PLR0913, PLR0917 - one a flag
+    files: list[str],
+    output: str | None,
+    require: list[str],
+    leave_out: list[str],
+    path: str | None,
+    overrides: tuple[str, ...],
+) -> int:
     """Fit, say what fitted and what did not, and pin."""
     loaded = config.load(path, overrides)
     out = Path(output) if output else Path(loaded.daemon.state_dir) / "baseline.npz"
@@ -22,7 +29,15 @@ def run(files: list[str], output: str | None, require: list[str], path: str | No
     if unknown:
         raise ConfigError(f"--require {unknown[0]}: no such part; parts are {', '.join(loaded.detectors)}")
     with Progress("fit") as progress:
-        fitted = fitting.fit(files, out, loaded, app.load_kernels(loaded), version=version(), progress=progress)
+        fitted = fitting.fit(
+            files,
+            out,
+            loaded,
+            app.load_kernels(loaded),
+            version=version(),
+            leave_out=leave_out,
+            progress=progress,
+        )
     _tell_read(fitted.tally)
     for name, part in fitted.parts.items():
         print(f"{name}: {'fitted' if part.section else 'refused: ' + str(part.refused)}")
@@ -47,4 +62,6 @@ def _tell_read(tally: fitting.Tally) -> None:
         print(f"read {counted(tally.records, 'record')}, {tally.synthetic:,} of them synthetic and not used")
     else:
         print(f"read {counted(tally.records, 'record')}")
+    for name, count in tally.left_out.items():
+        print(f"left out {counted(count, 'request')} of client {name}" + ("" if count else ": no such client"))
     print_drops(tally.meters)

@@ -1,4 +1,4 @@
-"""Learns one model's reference and calibration from ordinary clients: offline, for ``baseline fit``."""
+"""Learns from clients what accounts of one model are held against: offline, for ``baseline fit``."""
 
 from __future__ import annotations
 
@@ -34,12 +34,14 @@ __all__ = [
     "MIN_CLIENTS",
     "MIN_QUERIES",
     "Material",
-    "calibrate",
     "curves_of",
     "frame_of",
+    "highest",
+    "learn",
     "owners_of",
     "sample",
     "split",
+    "thirds",
     "walk",
 ]
 
@@ -90,11 +92,17 @@ class Path:
     back: F8  # [n], likewise
 
 
-def split(clients: Sequence[str]) -> tuple[list[str], list[str]]:
-    """A third for the reference, the rest for the calibration: by hash, so the same for the same clients."""
+def thirds(clients: Sequence[str]) -> list[list[str]]:
+    """Three parts, the last the smallest: by hash, so the same for the same clients."""
     order = sorted(clients, key=lambda name: hashlib.blake2b(name.encode(), digest_size=16).digest())
     third = math.ceil(len(order) / 3)
-    return order[:third], order[third:]
+    return [order[:third], order[third : 2 * third], order[2 * third :]]
+
+
+def split(clients: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A third for the reference, the rest for the calibration."""
+    reference, *others = thirds(clients)
+    return reference, [name for part in others for name in part]
 
 
 def walk(rows: Any, reference: Reference, kernels: Kernels, epoch_seconds: float) -> Path:
@@ -258,9 +266,9 @@ def _blank(material: Material, sampled: list[I8], kernels: Kernels) -> Reference
     """A reference with its spaces and its cuts for single rows; nothing yet of windows and counts."""
     frame = frame_of(material, sampled, kernels)
     near, typical = curves_of(frame, material, sampled, kernels)
-    null, never = np.ones((3, len(kernels.CHANNELS))), np.full(2, np.inf)
+    null, never, none = np.ones((3, len(kernels.CHANNELS))), np.full(2, np.inf), np.zeros(0)
     plan = kernels.Plan(null, near, typical, never, _law(near), _shares(frame, material, sampled), never)
-    return Reference(frame.model, frame.view, frame.spaces, frame.classes, frame.unc, plan, np.zeros(0), {})
+    return Reference(frame.model, frame.view, frame.spaces, frame.classes, frame.unc, plan, none, none, {})
 
 
 def _law(near: NDArray[np.int32]) -> F8:
@@ -282,32 +290,31 @@ def _evenly(values: F8) -> F8:
     return values[np.unique(np.linspace(0, len(values) - 1, _SAMPLE_ROWS).astype(np.int64))] if len(values) else values
 
 
-def calibrate(material: Material, epoch_seconds: float, kernels: Kernels) -> Reference:
-    """Learn everything for one model and view, each step from what the steps before it made.
+def learn(material: Material, names: Sequence[str], epoch_seconds: float, kernels: Kernels) -> Reference:
+    """Spaces, cuts, nulls and scales of these clients; whoever calibrates must be none of them."""
+    made = _blank(material, [sample(material, material.clients[name], kernels) for name in names], kernels)
+    encoded = [made.encode(material.batch, material.clients[name], kernels) for name in names]
 
-    One part of the clients gives the spaces, the cuts, the nulls and the scales; the other part,
-    which none of these has seen, gives the scores that the threshold will be set by.
-    """
-    reference_part, calibration_part = split(list(material.clients))
-    sampled = [sample(material, material.clients[name], kernels) for name in reference_part]
-    made = _blank(material, sampled, kernels)
+    def paths() -> Iterator[Path]:
+        for rows in encoded:
+            yield walk(rows, made, kernels, epoch_seconds)
 
-    def walks(names: list[str]) -> Iterator[Path]:
-        for name in names:
-            yield walk(made.encode(material.batch, material.clients[name], kernels), made, kernels, epoch_seconds)
-
-    paths = list(walks(reference_part))
-    crowding = np.concatenate([_evenly(path.crowding[np.isfinite(path.crowding)]) for path in paths])
-    back = np.concatenate([_evenly(path.back[np.isfinite(path.back)]) for path in paths])
+    measured = list(paths())
+    crowding = np.concatenate([_evenly(path.crowding[np.isfinite(path.crowding)]) for path in measured])
+    back = np.concatenate([_evenly(path.back[np.isfinite(path.back)]) for path in measured])
     made.plan = made.plan._replace(cuts=cuts_of(crowding), back_cuts=cuts_of(back, RARE_TAILS))
-    tallies = np.array([path.tally for path in walks(reference_part)])
+    tallies = np.array([path.tally for path in paths()])
     made.plan = made.plan._replace(null=sharp_null_of(tallies, kernels.CHANNELS, kernels))
-    made.plan.null[2] = scale_of(np.array([path.best for path in walks(reference_part)]))
-
-    made.scores = np.sort(np.array([path.best.max() for path in walks(calibration_part)]))
-    made.facts = {
-        "clients": float(len(calibration_part)),
-        "reference_clients": float(len(reference_part)),
-        "epoch_seconds": epoch_seconds,
-    }
+    made.plan.null[2] = scale_of(np.array([path.best for path in paths()]))
     return made
+
+
+def highest(
+    reference: Reference, material: Material, names: Sequence[str], epoch_seconds: float, kernels: Kernels
+) -> F8:
+    """What these clients reach at most on their paths, by channel: float64[clients, C]."""
+    best = np.zeros((len(names), len(kernels.CHANNELS)))
+    for own, name in zip(best, names, strict=True):
+        rows = reference.encode(material.batch, material.clients[name], kernels)
+        own[:] = walk(rows, reference, kernels, epoch_seconds).best
+    return best

@@ -40,7 +40,7 @@ COLUMNS: Final = {"f": "features", "e": "input_features"}
 VIEWS: Final = ("fe", "f", "e")
 _WINDOW_BYTES: Final = 32_768  # of vectors: 1,024 rows of 32 coordinates
 _WINDOW_ROWS: Final = 1_024
-_FACTS: Final = frozenset({"clients", "clients_per_week", "last_ts"})
+_FACTS: Final = frozenset({"clients", "clients_per_week", "last_ts", "suspects"})
 _LABELS_MAX: Final = 65_536  # texts whose code is remembered
 _OOD_BIT: Final = {"f": 0, "e": 2}  # the channel of p <= 0.05; the next is that of p <= 0.005
 _UNC_BIT: Final = 4
@@ -232,12 +232,15 @@ class Reference(Frame):
         The kernels' ``Plan``.
     scores
         float64[N], ascending: each calibration client's highest score on its path.
+    crossed
+        float64[M], ascending: such scores of all clients, each by references that had not seen it.
     facts
         Numbers of the calibration, for gauges and evidence.
     """
 
     plan: Any
     scores: F8
+    crossed: F8
     facts: dict[str, float]
 
     def encode(self, batch: RequestBatch, rows: I8, kernels: Kernels) -> Any:
@@ -274,6 +277,7 @@ class Reference(Frame):
             f"{prefix}.shares": self.plan.shares,
             f"{prefix}.back_cuts": self.plan.back_cuts,
             f"{prefix}.scores": self.scores,
+            f"{prefix}.crossed": self.crossed,
         }
         for letter, space in self.spaces.items():
             made |= space.arrays(f"{prefix}.{letter}")
@@ -301,14 +305,15 @@ class Reference(Frame):
                 np.ascontiguousarray(arrays[f"{prefix}.near"], np.int32),
                 *(np.ascontiguousarray(arrays[f"{prefix}.{name}"], np.float64) for name in _OF_WINDOWS),
             )
-            scores = np.sort(arrays[f"{prefix}.scores"].astype(np.float64))
+            scores, crossed = (np.sort(arrays[f"{prefix}.{name}"].astype(np.float64)) for name in ("scores", "crossed"))
             facts = {str(key): float(value) for key, value in header["facts"].items()}
-            made = cls(str(header["model"]), view, spaces, classes, arrays[f"{prefix}.unc"], plan, scores, facts)
+            unc = arrays[f"{prefix}.unc"]
+            made = cls(str(header["model"]), view, spaces, classes, unc, plan, scores, crossed, facts)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BaselineError(f"extraction_account: the baseline's part cannot be used: {error}") from error
         window = window_rows(made.window_space.dims)
         sound = view in VIEWS and facts.keys() >= _FACTS and bool((plan.null > 0).all() and (plan.null[1] >= 1).all())
-        sound = sound and len(scores) > 0 and bool((plan.shares > 0).all())
+        sound = sound and len(scores) > 0 and len(crossed) > 0 and bool((plan.shares > 0).all())
         shapes = (plan.null.shape, plan.near.shape, plan.typical.shape, plan.shares.shape)
         pairs = {plan.cuts.shape, plan.law.shape, plan.back_cuts.shape}
         wanted = ((3, len(kernels.CHANNELS)), (window + 1,), (window + 1,), (len(classes) + 1,))

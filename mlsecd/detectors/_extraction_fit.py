@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlsecd.detectors._extraction_budget import WEEK
-from mlsecd.detectors._extraction_calibration import MIN_CLIENTS, MIN_QUERIES, Material, calibrate
+from mlsecd.detectors._extraction_calibration import MIN_CLIENTS, MIN_QUERIES, Material
 from mlsecd.detectors._extraction_channels import COLUMNS, VIEWS, Reference, request_keys, usable
+from mlsecd.detectors._extraction_cross import Suspect, calibrate
 from mlsecd.detectors._extraction_level import clients_needed
 from mlsecd.detectors.base import Fit, Section
 from mlsecd.kernels import Kernels
@@ -31,6 +32,7 @@ NEEDED: Final = (
     "scores",
     "body_hash",
 )
+_SHOWN: Final = 30  # suspects in a note
 _ROWS_MAX: Final = 1_000_000  # about 300 MiB of two 32-d vectors each
 
 
@@ -40,11 +42,12 @@ def fit(records: Iterable[Records], params: Any, kernels: Kernels) -> Fit:
     notes = [f"only the first {len(batch):,} of {seen:,} usable requests were read"] if seen > len(batch) else []
     made: list[Reference] = []
     refused: list[str] = []
+    suspected: list[str] = []
     models = models_of(batch)
     for model, rows in models[: params.max_models]:
-        fitted, reason = _fit_model(model, batch, rows, params.epoch_seconds, kernels)
+        fitted, told = _fit_model(model, batch, rows, params.epoch_seconds, kernels)
         made += fitted
-        refused += [reason] if reason else []
+        (suspected if fitted else refused).extend(told)
     notes += [f"model limit {params.max_models}: {len(models) - params.max_models} smaller models left out"] * (
         len(models) > params.max_models
     )
@@ -55,16 +58,30 @@ def fit(records: Iterable[Records], params: Any, kernels: Kernels) -> Fit:
     for i, reference in enumerate(made):
         arrays |= reference.arrays(str(i))
     header = {"references": [reference.header() for reference in made]}
-    return Fit(Section(header, arrays), None, (*notes, *refused, *map(_describe, made)))
+    return Fit(Section(header, arrays), None, (*notes, *refused, *map(_describe, made), *suspected))
 
 
 def _describe(reference: Reference) -> str:
     n = len(reference.scores)
-    inputs = " and ".join(COLUMNS[letter] for letter in reference.view)
     return (
-        f'model "{reference.model}" by {inputs}: calibrated on {n} clients, which certifies a level of '
+        f'model "{reference.model}" by {_inputs(reference)}: calibrated on {n} clients, which certifies a level of '
         f"{1.0 - 0.05 ** (1.0 / n):.2%} a client and epoch; 0.1% would need {clients_needed(0.001):,}"
     )
+
+
+def _name(suspects: list[Suspect], reference: Reference, clients: int) -> str:
+    """Whom the operator should look at before trusting what was learned."""
+    shown = ", ".join(f"{one.name} ({one.score:.1f} by {one.channel})" for one in suspects[:_SHOWN])
+    more = f" and {len(suspects) - _SHOWN} more" if len(suspects) > _SHOWN else ""
+    return (
+        f'model "{reference.model}" by {_inputs(reference)}: {len(suspects)} of {clients} clients score beyond what '
+        f"the others explain: {shown}{more}. Thieves who were there already, or an honest kind of few clients: look at "
+        "them. They stay in the calibration; whom you find to be a thief, leave out: baseline fit --leave-out NAME"
+    )
+
+
+def _inputs(reference: Reference) -> str:
+    return " and ".join(COLUMNS[letter] for letter in reference.view)
 
 
 def gather(records: Iterable[Records], needed: tuple[str, ...] = NEEDED) -> tuple[RequestBatch, int]:
@@ -121,15 +138,16 @@ def materials_of(
 
 def _fit_model(
     model: str, batch: RequestBatch, rows: I8, epoch_seconds: float, kernels: Kernels
-) -> tuple[list[Reference], str]:
-    """References of every view that enough clients have; or why there is none."""
-    made = []
+) -> tuple[list[Reference], list[str]]:
+    """References of every view that enough clients have, and who is suspect; or why there is none."""
+    made, told = [], []
     materials, most = materials_of(model, batch, rows, MIN_CLIENTS, kernels)
     for material in materials:
-        reference = calibrate(material, epoch_seconds, kernels)
+        reference, suspects = calibrate(material, epoch_seconds, kernels)
         reference.facts |= span(batch, material.clients)
         made.append(reference)
-    return made, "" if made else f'model "{model}": {most} clients, too few'
+        told += [_name(suspects, reference, len(material.clients))] if suspects else []
+    return made, told if made else [f'model "{model}": {most} clients, too few']
 
 
 def _eligible(batch: RequestBatch, rows: I8, widths: dict[str, int], kernels: Kernels) -> dict[str, I8]:

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from mlsecd.kernels import Kernels
 
-__all__ = ["Level", "binomial", "clients_needed", "level_of", "saturated_channels"]
+__all__ = ["Level", "binomial", "clients_needed", "level_of", "saturated_channels", "tail_of"]
 
 _FLOOR: Final = 1.0  # a score below one decade at client level is no evidence, however calm the calibration was
 _CONFIDENCE: Final = 0.95
 _BODY: Final = 0.1  # of the clients lie above the higher of the quantiles that the tail is drawn through
-_MARGIN: Final = 1.2
+_MARGIN: Final = 1.3
 _LONG_PATH: Final = 1_024  # queries, all of one kind: what a channel could reach at best
 
 
@@ -54,7 +54,9 @@ def clients_needed(alpha: float) -> int:
     return math.ceil(math.log(1.0 - _CONFIDENCE) / math.log1p(-alpha))
 
 
-def level_of(scores: NDArray[np.float64], alpha: float, *, on_average: bool) -> Level:
+def level_of(
+    scores: NDArray[np.float64], alpha: float, *, on_average: bool, crossed: NDArray[np.float64] | None = None
+) -> Level:
     """Set the threshold for a level per client.
 
     Parameters
@@ -67,6 +69,9 @@ def level_of(scores: NDArray[np.float64], alpha: float, *, on_average: bool) -> 
         True: the ``ceil((1 - alpha)(N + 1))``-th smallest score, so that the level holds on average
         over calibrations (split conformal, Vovk 2005). False: where N allows it, the lowest rank at
         which the level holds with 95 % confidence (Vovk 2012, training-conditional validity).
+    crossed
+        Scores that the ticket's tail is drawn through, where there are more than ``scores``: a model's, so these
+        need not be by the very reference that is deployed.
 
     Notes
     -----
@@ -82,19 +87,27 @@ def level_of(scores: NDArray[np.float64], alpha: float, *, on_average: bool) -> 
         level = max(alpha, 1.0 / (n + 1))
         rank = min(math.ceil((1.0 - level) * (n + 1) - 1e-9), n)
     threshold = max(float(scores[rank - 1]), _FLOOR)
-    return Level(threshold, level, _upper(n, n - rank), certified, min(threshold, _ticket(scores, alpha)))
+    ticket = min(threshold, _ticket(scores if crossed is None else crossed, alpha))
+    return Level(threshold, level, _upper(n, n - rank), certified, ticket)
 
 
-def _ticket(scores: NDArray[np.float64], alpha: float) -> float:
-    """The score that one ordinary client in ``1 / alpha`` reaches, by an exponential tail through two quantiles.
+def tail_of(scores: NDArray[np.float64], share: float) -> float:
+    """The score that this share of ordinary clients reaches, by an exponential tail through two quantiles.
 
     An order statistic far out in the tail is a few clients' doing: one loud honest kind, or five thieves among the
-    calibration clients, move it past everybody. The median and the 90 % quantile hardly feel either. The margin is what
-    unseen populations needed (docs/detection.md). A model, not a certificate: what it alone tells is a ticket.
+    calibration clients, move it past everybody. The median and the 90 % quantile hardly feel either.
     """
     median, high = np.quantile(scores, [0.5, 1.0 - _BODY])
     decay = (high - median) / math.log(0.5 / _BODY)
-    return max(float(_MARGIN * (high + decay * max(math.log(_BODY / alpha), 0.0))), _FLOOR)
+    return float(high + decay * max(math.log(_BODY / share), 0.0))
+
+
+def _ticket(scores: NDArray[np.float64], alpha: float) -> float:
+    """The score that one ordinary client in ``1 / alpha`` reaches: a model, not a certificate.
+
+    The margin is what unseen populations needed (docs/detection.md). What this alone tells is ``low``.
+    """
+    return max(_MARGIN * tail_of(scores, alpha), _FLOOR)
 
 
 def binomial(n: int, k: int, rate: float) -> float:

@@ -37,7 +37,7 @@ class Calibration:
             level_asked(params, _DEFAULT_SHARE, models, reference.facts["clients_per_week"]) for reference in references
         ]
         self.levels: list[Level] = [
-            level_of(reference.scores, alpha, on_average=params.client_alpha is not None)
+            level_of(reference.scores, alpha, on_average=params.client_alpha is not None, crossed=reference.crossed)
             for reference, alpha in zip(references, self.asked, strict=True)
         ]
         self.blind = [
@@ -58,6 +58,7 @@ class Calibration:
             "calibration_level_upper": max(level.upper for level in self.levels),
             "calibration_certified": float(self.certified),
             "calibration_timestamp_seconds": min(reference.facts["last_ts"] for reference in self._references),
+            "calibration_suspects": sum(reference.facts["suspects"] for reference in self._references),
             "calibration_models": float(len({reference.model for reference in self._references})),
             "blind_channels": float(max(map(len, self.blind))),
         }

@@ -80,6 +80,7 @@ class ExtractionAccount(Detector):
         "Requests without features and input_features are not scored: the tap must send a vector.",
         "Exact repeats beyond the window's reach (1,024 queries of 32 coordinates) count as new.",
         "Ordinary clients that change together (a season, a launch) are no longer exchangeable with the calibration.",
+        "Thieves in the baseline cost the page until they are left out; where one in twenty is one, tickets too.",
         "An epoch longer than the calibration recording lets clients do more than those it was calibrated on.",
         "Accounts above max_hot_clients lose their window: for them only the channels of single queries count.",
     )

@@ -13,8 +13,10 @@ from scipy.stats import beta
 from support import Case, requests
 
 from mlsecd import baseline
+from mlsecd.detectors import _extraction_calibration, _extraction_cross
+from mlsecd.detectors._extraction_calibration import split
 from mlsecd.detectors._extraction_channels import Reference, centrality, residual
-from mlsecd.detectors._extraction_level import clients_needed, level_of
+from mlsecd.detectors._extraction_level import clients_needed, level_of, tail_of
 from mlsecd.detectors._extraction_null import RARE_TAILS, cuts_of, null_of, scale_of, sharp_null_of
 from mlsecd.detectors.base import DetectorState, Fit, Section
 from mlsecd.detectors.extraction_account import DETECTOR, ExtractionAccount, Params
@@ -128,8 +130,88 @@ def test_a_few_thieves_among_the_calibration_clients_move_the_page_but_not_the_t
     clean, moved = (level_of(one, 0.02, on_average=True) for one in (scores, poisoned))
     assert clean.ticket <= clean.threshold
     assert moved.threshold == 40.0
-    assert moved.ticket <= 1.2 * clean.ticket
+    assert tail_of(poisoned, 0.02) <= 1.2 * tail_of(scores, 0.02)
+    assert moved.ticket == pytest.approx(1.3 * tail_of(poisoned, 0.02))
     assert 0.001 < float((np.random.default_rng(74).exponential(0.6, 100_000) + 0.5 > moved.ticket).mean()) < 0.02
+
+
+def test_the_ticket_is_of_all_clients_and_the_page_of_those_whom_the_reference_has_not_seen() -> None:
+    rng = np.random.default_rng(75)
+    scores, crossed = np.sort(rng.exponential(0.6, 200) ** 2 + 0.5), np.sort(rng.exponential(0.2, 600) + 1.0)
+    alone, both = (level_of(scores, 0.005, on_average=True, crossed=one) for one in (None, crossed))
+    assert (both.threshold, both.level, both.certified) == (alone.threshold, alone.level, alone.certified)
+    assert both.ticket < alone.ticket <= both.threshold
+    assert both.ticket == pytest.approx(1.3 * tail_of(crossed, 0.005))
+
+
+@functools.cache
+def fitted_among_thieves() -> tuple[Fit, RequestBatch]:
+    """200 ordinary clients, and 6 thieves who were there already."""
+    rng = np.random.default_rng(76)
+    thieves = [batch(*odd(rng, 40), f"thief{i}", start=0.3 + i) for i in range(6)]
+    recorded = RequestBatch.concat([crowd(rng, 200, 40), *thieves])
+    recorded = recorded.take(np.argsort(recorded.completion, kind="stable"))
+    return DETECTOR.fit([recorded], Params(), cpu), recorded
+
+
+def suspects_in(fit: Fit) -> list[str]:
+    return [note for note in fit.notes if "beyond what the others explain" in note]
+
+
+def test_thieves_in_the_baseline_are_named_and_do_not_hide_the_next_one() -> None:
+    fit, _ = fitted_among_thieves()
+    assert fit.section is not None
+    (note,) = suspects_in(fit)
+    assert note.startswith('model "m" by features: 6 of 206 clients score beyond')
+    assert all(f"thief{i} (" in note for i in range(6))
+    assert "baseline fit --leave-out NAME" in note
+    detector = make(fit.section, client_alpha=0.02)
+    assert detector.standing().gauges["calibration_suspects"] == 6.0
+    assert told(detector, batch(*odd(np.random.default_rng(77), 60), "next"))[0].evidence["queries"] < 20
+    ordinary = told(make(fit.section, client_alpha=0.02), crowd(np.random.default_rng(78), 300, 40, "fresh"))
+    assert len({one.subject for one in ordinary}) <= 12  # 2 % of 300, and what 95 % of such draws stay below
+
+
+def test_a_reference_that_suspects_shaped_would_be_blind(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, recorded = fitted_among_thieves()
+    monkeypatch.setattr(_extraction_cross, "_FEWEST", 1_000)
+    fit = DETECTOR.fit([recorded], Params(), cpu)
+    assert fit.section is not None
+    thief = batch(*odd(np.random.default_rng(77), 60), "next")
+    assert told(make(fit.section, client_alpha=0.02), thief)[0].evidence["queries"] > 30
+
+
+def test_suspects_stay_in_the_calibration() -> None:
+    fit, recorded = fitted_among_thieves()
+    assert fit.section is not None
+    scores, crossed = fit.section.arrays["0.scores"], fit.section.arrays["0.crossed"]
+    assert (len(scores), len(crossed)) == (137, 412)  # two thirds, and everybody twice
+    _, calibrating = split([f"c{i}" for i in range(200)] + [f"thief{i}" for i in range(6)])
+    thieves = sum(name.startswith("thief") for name in calibrating)
+    assert thieves > 0
+    assert ((scores > 10.0).sum(), (crossed > 10.0).sum()) == (thieves, 12)
+    client = recorded.text("client")
+    honest = np.array([not name.startswith("thief") for name in client.values])
+    clean = DETECTOR.fit([recorded.take(np.flatnonzero(honest[client.codes]))], Params(), cpu)
+    assert clean.section is not None
+    assert not suspects_in(clean)
+    assert clean.section.header["references"][0]["facts"]["suspects"] == 0.0
+
+
+@pytest.mark.parametrize("clients", [87, 90])
+def test_fewer_than_thirty_clients_in_a_part_do_not_tell_who_is_odd_among_them(
+    clients: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned = []
+
+    def learn(material: Any, names: Any, *rest: Any) -> Any:
+        learned.append(names)
+        return _extraction_calibration.learn(material, names, *rest)
+
+    monkeypatch.setattr(_extraction_cross, "learn", learn)
+    fit = DETECTOR.fit([crowd(np.random.default_rng(79), clients, 20)], Params(), cpu)
+    assert fit.section is not None
+    assert (len(learned) == 3) == (clients < 90)  # a reference a part, and three folds before it where it can be told
 
 
 def test_who_varies_one_query_again_and_again_searches_for_adversarial_inputs() -> None:
@@ -571,7 +653,8 @@ def test_a_calibration_calmer_than_evidence_does_not_lower_the_threshold() -> No
 def test_a_calibration_as_loud_as_can_be_is_said_to_be_saturated() -> None:
     section = fitted().section
     assert section is not None
-    loud = Section(section.header, {**section.arrays, "0.scores": np.full(40, 300.0)})
+    every = {"0.scores": np.full(40, 300.0), "0.crossed": np.full(120, 300.0)}
+    loud = Section(section.header, section.arrays | every)
     standing = make(loud).standing()
     assert standing.state is DetectorState.SATURATED
     assert "health checks" in standing.why
