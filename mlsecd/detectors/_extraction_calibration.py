@@ -34,6 +34,7 @@ __all__ = [
     "MIN_CLIENTS",
     "MIN_QUERIES",
     "Material",
+    "balanced",
     "curves_of",
     "frame_of",
     "highest",
@@ -129,6 +130,13 @@ def sample(material: Material, rows: I8, kernels: Kernels) -> I8:
     _, first = np.unique(request_keys(material.batch, rows, material.widths, kernels), return_index=True)
     distinct = rows[np.sort(first)]
     return distinct[np.unique(np.linspace(0, len(distinct) - 1, _SAMPLE_ROWS).astype(np.int64))]
+
+
+def balanced(material: Material, names: Sequence[str], kernels: Kernels) -> list[I8]:
+    """Samples of these clients, none longer than the median: who asks more than others owns no class and no cut."""
+    sampled = [sample(material, material.clients[name], kernels) for name in names]
+    most = max(int(np.median([len(own) for own in sampled])), MIN_QUERIES)
+    return [own[np.unique(np.linspace(0, len(own) - 1, most).astype(np.int64))] for own in sampled]
 
 
 def _known_classes(labels: list[str | None]) -> tuple[str, ...]:
@@ -292,7 +300,7 @@ def _evenly(values: F8) -> F8:
 
 def learn(material: Material, names: Sequence[str], epoch_seconds: float, kernels: Kernels) -> Reference:
     """Spaces, cuts, nulls and scales of these clients; whoever calibrates must be none of them."""
-    made = _blank(material, [sample(material, material.clients[name], kernels) for name in names], kernels)
+    made = _blank(material, balanced(material, names, kernels), kernels)
     encoded = [made.encode(material.batch, material.clients[name], kernels) for name in names]
 
     def paths() -> Iterator[Path]:

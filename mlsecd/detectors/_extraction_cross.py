@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from mlsecd.detectors._extraction_calibration import (
     Material,
+    balanced,
     frame_of,
     highest,
     learn,
     owners_of,
-    sample,
     thirds,
 )
 from mlsecd.detectors._extraction_channels import Reference
@@ -109,7 +109,7 @@ def _learn_without_suspects(
 
 def _oddness(material: Material, part: Sequence[str], kernels: Kernels) -> F8:
     """How far out a client's queries lie on average, by rank among all, in features or in inputs: float64[clients]."""
-    sampled = [sample(material, material.clients[name], kernels) for name in part]
+    sampled = balanced(material, part, kernels)
     frame = frame_of(material, sampled, kernels)
     rows, owners = np.concatenate(sampled), owners_of(sampled)
     classes = frame.centroids_of(frame.labels(material.batch.text("predicted"), rows))

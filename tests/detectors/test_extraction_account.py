@@ -16,6 +16,7 @@ from mlsecd import baseline
 from mlsecd.detectors import _extraction_calibration, _extraction_cross
 from mlsecd.detectors._extraction_calibration import split
 from mlsecd.detectors._extraction_channels import Reference, centrality, residual
+from mlsecd.detectors._extraction_fit import materials_of
 from mlsecd.detectors._extraction_level import clients_needed, level_of, tail_of
 from mlsecd.detectors._extraction_null import RARE_TAILS, cuts_of, null_of, scale_of, sharp_null_of
 from mlsecd.detectors.base import DetectorState, Fit, Section
@@ -200,6 +201,14 @@ def test_suspects_stay_in_the_calibration() -> None:
     assert clean.section is not None
     assert not suspects_in(clean)
     assert clean.section.header["references"][0]["facts"]["suspects"] == 0.0
+
+
+def test_who_asks_more_than_others_shapes_a_reference_no_more_than_they_do() -> None:
+    rng = np.random.default_rng(80)
+    recorded = RequestBatch.concat([crowd(rng, 9, 40), batch(*odd(rng, 400), "loud"), batch(*odd(rng, 12), "quiet")])
+    (material,), _ = materials_of("m", recorded, np.arange(len(recorded)), 1, cpu)
+    names = [f"c{i}" for i in range(9)] + ["loud", "quiet"]
+    assert [len(rows) for rows in _extraction_calibration.balanced(material, names, cpu)] == [40] * 10 + [12]
 
 
 @pytest.mark.parametrize("clients", [87, 90])
