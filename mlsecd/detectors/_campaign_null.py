@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from mlsecd.detectors.base import Arrays
 from mlsecd.errors import BaselineError
 
-__all__ = ["FEWEST", "Null", "Spectrum", "edge", "members", "spectrum"]
+__all__ = ["FEWEST", "ODD", "Null", "Side", "Spectrum", "edge", "members", "spectra", "spectrum"]
 
 F8 = NDArray[np.float64]
 
 FEWEST: Final = 20  # active accounts, below which no direction is common
+ODD: Final = 1.301  # -log10 of 0.05: what one ordinary client in twenty shows in a channel
 _EULER: Final = 0.5772156649015329
 _LEAST_SPREAD: Final = 0.15  # of the null's statistic, of its mean: other populations differ more than resamples of one
 _LONG: Final = 2.0  # times the cap: where members are told from others, loud ones may be louder
@@ -51,13 +52,11 @@ class Null:
     ratios
         float64[R], top eigenvalues of groups of them, as multiples of :func:`edge`.
     rates
-        float64[3, C], the beta-binomial null of each adversarial channel: a, b and scale 1.
-    odd
-        bool[N], which of the held clients are odd in some channel: the crowd that a small campaign hides in.
+        float64[3, C], the beta-binomial null of each channel: a, b and scale 1.
+    tails
+        float64[N, C], what the held clients show in each channel: -log10 of the chance of it.
     odd_ratios
         float64[R], as ``ratios``, of groups of odd ones; empty where there are too few.
-    odd_shares
-        float64[C], how many of the odd held clients are odd in each channel.
     """
 
     mean: F8
@@ -67,9 +66,23 @@ class Null:
     held: F8
     ratios: F8
     rates: F8
-    odd: NDArray[np.bool_]
+    tails: F8
     odd_ratios: F8
-    odd_shares: F8
+
+    @staticmethod
+    def odd_of(tails: F8) -> NDArray[np.bool_]:
+        """Which accounts are odd in some channel, bool[A]: the crowd that a small campaign hides in."""
+        return np.asarray((tails >= ODD).any(axis=1))
+
+    @property
+    def odd(self) -> NDArray[np.bool_]:
+        """Which of the held clients are."""
+        return self.odd_of(self.tails)
+
+    @property
+    def odd_shares(self) -> F8:
+        """How many of the odd held clients are odd in each channel, float64[C]."""
+        return np.asarray((self.tails[self.odd] >= ODD).mean(axis=0))
 
     def whiten(self, counts: F8, sums: F8) -> F8:
         """Y of accounts, float64[A, D], of their rows (float64[A]) and the sums over them (float64[A, D])."""
@@ -98,9 +111,8 @@ class Null:
             f"{prefix}.held": self.held.astype(np.float32),
             f"{prefix}.ratios": self.ratios,
             f"{prefix}.rates": self.rates,
-            f"{prefix}.odd": self.odd.astype(np.uint8),
+            f"{prefix}.tails": self.tails.astype(np.float32),
             f"{prefix}.odd_ratios": self.odd_ratios,
-            f"{prefix}.odd_shares": self.odd_shares,
         }
 
     @classmethod
@@ -113,15 +125,14 @@ class Null:
             Something is missing or does not belong together.
         """
         try:
-            names = ("mean", "axes", "spread", "held", "ratios", "rates", "odd_ratios", "odd_shares")
+            names = ("mean", "axes", "spread", "held", "ratios", "rates", "tails", "odd_ratios")
             parts = {name: arrays[f"{prefix}.{name}"].astype(np.float64) for name in names}
-            made = cls(cap=float(arrays[f"{prefix}.cap"][0]), odd=arrays[f"{prefix}.odd"] > 0, **parts)
+            made = cls(cap=float(arrays[f"{prefix}.cap"][0]), **parts)
         except (KeyError, ValueError, IndexError) as error:
             raise BaselineError(f"campaign_extraction: the baseline's part cannot be used: {error}") from error
         shapes = (made.mean.shape, made.axes.shape, made.spread.shape, made.held.shape[1:], made.rates.shape)
-        sized = (made.odd.shape, made.odd_shares.shape) == (made.held.shape[:1], (channels,))
         sound = (
-            sized
+            made.tails.shape == (len(made.held), channels)
             and len(made.ratios) > 1
             and len(made.held) >= FEWEST
             and made.cap > 0
@@ -151,15 +162,37 @@ def cut(y: F8, length: float) -> F8:
     return np.asarray(y * np.minimum(1.0, length / np.maximum(lengths, 1e-12)))
 
 
-def spectrum(y: F8, cap: float) -> Spectrum:
-    """Top eigenvalue and direction of accounts, about their own median: what moves them all is not common to some."""
+def spectra(y: F8, cap: float, most: int) -> list[Spectrum]:
+    """Top eigenvalues and directions of accounts, about their own median: what moves them all is not common to some."""
     centred = cut(y - np.median(y, axis=0), cap)
     values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
-    return Spectrum(float(values[-1]), vectors[:, -1])
+    return [Spectrum(float(values[-i]), vectors[:, -i]) for i in range(1, min(most, len(values)) + 1)]
 
 
-def members(y: F8, held: F8, cap: float, direction: F8) -> Iterator[NDArray[np.bool_]]:
-    """The accounts that lie out in the direction, and those that lie out against it: bool[A] each.
+def spectrum(y: F8, cap: float) -> Spectrum:
+    """The first of :func:`spectra`."""
+    return spectra(y, cap, 1)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """The accounts that lie out in a direction.
+
+    Attributes
+    ----------
+    chosen
+        bool[A].
+    along, usual
+        How far each account and each ordinary client lies out, float64[A], [N].
+    """
+
+    chosen: NDArray[np.bool_]
+    along: F8
+    usual: F8
+
+
+def members(y: F8, held: F8, cap: float, direction: F8) -> Iterator[Side]:
+    """The accounts that lie out in the direction, and those that lie out against it.
 
     ``held`` are ordinary ones of the same kind, float64[N, D]. The direction is turned to lead from the others to the
     members, and the cut moved half way between members and ordinary clients, until nobody changes sides.
@@ -179,4 +212,4 @@ def members(y: F8, held: F8, cap: float, direction: F8) -> Iterator[NDArray[np.b
             before, chosen = chosen, here @ along > max(half_way, np.quantile(usual, _LEAST_OUTSIDE))
             if np.array_equal(before, chosen):
                 break
-        yield chosen
+        yield Side(chosen, here @ along, ordinary @ along)

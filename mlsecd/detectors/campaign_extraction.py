@@ -17,7 +17,8 @@ from mlsecd.detectors._campaign_memory import LOOKS, Memory
 from mlsecd.detectors._campaign_null import Null
 from mlsecd.detectors._campaign_rehearsal import rehearse
 from mlsecd.detectors._campaign_sketches import Others, Sketch
-from mlsecd.detectors._campaign_verdict import ADVERSARIAL, LOOKALIKE, ODDNESS, Campaign, Crowd, Shift, judge
+from mlsecd.detectors._campaign_telling import CHANNELS, DISTANCE
+from mlsecd.detectors._campaign_verdict import LOOKALIKE, ODDNESS, Campaign, Crowd, Shift, judge
 from mlsecd.detectors._campaign_view import RING_ROWS, View
 from mlsecd.detectors._campaign_words import evidence_of, reason_of, reason_of_shift
 from mlsecd.detectors._extraction_calibration import MIN_QUERIES
@@ -121,7 +122,7 @@ class CampaignExtraction(Detector):
             raise BaselineError(f"{self.name}: the baseline's part cannot be used")
         for i, header in enumerate(headers):
             view = View.of(header, section.arrays, str(i))
-            channels = [name for name in ADVERSARIAL if name in view.names]
+            channels = [name for name in CHANNELS if name in view.names]
             self._views.append(view)
             self._nulls.append(Null.of(section.arrays, str(i), len(view.names), len(channels)))
             self._headers.append(header)
@@ -218,8 +219,8 @@ class CampaignExtraction(Detector):
 
     def _tell(self, now: float, group: Campaign, held: dict[str, Sketch], crowd: Crowd, *, synthetic: bool) -> Finding:
         """A campaign, under the name that it was told by before if it goes on."""
-        # near-duplicates alone, or oddness alone while everybody has been moving for half a day: a ticket, not a page
-        doubtful = {LOOKALIKE, *(ODDNESS if self._memory.moving(_crowd(group.members[0])) else ())}
+        # near-duplicates or mere distance, or oddness while everybody has been moving for half a day: alone a ticket
+        doubtful = {LOOKALIKE, *DISTANCE, *(ODDNESS if self._memory.moving(_crowd(group.members[0])) else ())}
         name, earlier = self._memory.name(group.members, now)
         sketches = [held[member] for member in group.members]
         evidence = evidence_of(group, sketches, crowd.view.model, crowd.view.view, len(crowd.names))
@@ -321,7 +322,7 @@ class CampaignExtraction(Detector):
     @classmethod
     def fit(cls, records: Iterable[Records], params: Any, kernels: Kernels) -> Fit:
         """Learn what ordinary accounts look like as a crowd, for each model that has enough of them."""
-        return fitting.fit(records, params, kernels, ADVERSARIAL)
+        return fitting.fit(records, params, kernels)
 
 
 def _is_known(sketch: Sketch) -> bool:
