@@ -107,10 +107,9 @@ def _among_all(crowd: Crowd, teller: Teller) -> tuple[list[Campaign], Shift | No
         for side in members(y, null.held, null.cap, top.direction):
             moved = max(moved, int(side.chosen.sum()))
             channels = teller.adversarial(side.chosen, base)
-            distant = teller.distant(side.chosen, None, sure=sure)
-            if distant and (channels or sure or teller.crowded(side, distant)):
-                channels += distant
-            if channels:
+            convicted = sure or any(one.name != LOOKALIKE for one in channels)
+            channels += teller.distant(side.chosen, None, sure=sure)
+            if channels and (convicted or teller.crowded(side, channels)):
                 named = teller.named(side, everybody, held, channels)
                 told.append(_Told(named, teller.recounted(channels, named), top.value, strict if sure else asked))
         if sure and shift is None:
