@@ -50,6 +50,7 @@ SMALLEST: Final = 6  # members of a campaign
 MOST: Final = 0.5  # of the members are odd in a channel
 _TIMES: Final = 2.0  # as often as ordinary clients, and as the day's others, members fire a channel of distance
 _MIXED: Final = 4.0  # times as many odd queries, over the ordinary share, as a common move of all queries would give
+_FAR: Final = 6.0  # times as often as ordinary clients: further than a launch or a season of ours went, mixed or not
 _LEAST_MOVE: Final = 0.005  # that the share of odd queries is taken to grow by: less is noise
 _CALM: Final = 1.3  # times as often as ordinary clients those others may: in a season they are odd themselves
 _SHOWS: Final = 0.5  # -log10 of about a third: the least that a named account shows
@@ -135,9 +136,10 @@ class Teller:
     def distant(self, chosen: Mask, base: F8 | None, *, sure: bool) -> list[Channel]:
         """Channels of distance that members fire twice as often as ordinary clients and as the day's other accounts.
 
-        And four times as often as all of their queries would that had moved as their mean has: part of them is odd, the
-        rest is cover. With ``base`` as in :meth:`adversarial`: of accounts that were chosen for being odd. Without, by
-        ranks where the direction is ``sure``; where it is not, by the sum of tails, which is slower to tell.
+        And four times as often as all of their queries would that had moved as their mean has, for part of them is odd
+        and the rest is cover; or six times as often as ordinary clients. With ``base`` as in :meth:`adversarial`: of
+        accounts that were chosen for being odd. Without, by ranks where the direction is ``sure``; where it is not, by
+        the sum of tails, which is slower to tell.
         """
         size = int(chosen.sum())
         if size < SMALLEST or len(chosen) - size < FEWEST:
@@ -163,7 +165,8 @@ class Teller:
         # the middle member as well as all together: a few loud ones are not a campaign
         if min(together, float(np.median(shares[chosen]))) < least or others > _CALM * usual:
             return None
-        if together - usual < _MIXED * max(self._moved(chosen, at) - usual, _LEAST_MOVE):
+        mixed = together - usual >= _MIXED * max(self._moved(chosen, at) - usual, _LEAST_MOVE)
+        if not mixed and together < _FAR * usual:
             return None
         if base is not None:
             return self._most(chosen, at, base)
