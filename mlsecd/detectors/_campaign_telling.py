@@ -210,26 +210,30 @@ class Teller:
             made.append(replace(one, odd_members=count, rate=self._rate(named, at)))
         return tuple(sorted(made, key=lambda one: (one.name in DISTANCE, -one.odd_members, -one.rate / one.ordinary)))
 
-    def crowded(self, side: Side, channels: Sequence[Channel]) -> bool:
-        """Whether more accounts lie out there, and show it, than the share of ordinary clients who do explains."""
-        cut = side.along[side.chosen].min()
-        here = int((side.chosen & self.showing(channels)).sum())
-        held = int(((side.usual >= cut) & self._shows(self.null.tails, channels)).sum())
-        return excess(here, len(side.along), held, len(side.usual), self.kernels) <= self.level
-
-    def named(self, side: Side, among: Mask, usual_among: Mask, channels: Sequence[Channel]) -> Mask:
-        """Who is named, bool[A]: members who show it, so far out that few of them should be ordinary.
+    def crowded(self, side: Side, among: Mask, usual_among: Mask, channels: Sequence[Channel]) -> bool:
+        """Whether more accounts lie out there, and show it, than the share of ordinary clients who do explains.
 
         ``side`` is of the accounts ``among``, and of the ordinary clients ``usual_among``.
         """
-        along, usual = np.full(len(among), -np.inf), np.full(len(usual_among), -np.inf)
-        along[np.flatnonzero(among)[side.chosen]] = side.along[side.chosen]
-        along[~self.showing(channels)] = -np.inf
-        usual[usual_among] = side.usual
-        usual[~self._shows(self.null.tails, channels)] = -np.inf
+        along, usual = self._showing(side, among, usual_among, channels)
+        here, held = int(np.isfinite(along).sum()), int((usual >= side.along[side.chosen].min()).sum())
+        return excess(here, len(along), held, len(usual), self.kernels) <= self.level
+
+    def named(self, side: Side, among: Mask, usual_among: Mask, channels: Sequence[Channel]) -> Mask:
+        """Who is named, bool[A]: members who show it, so far out that few of them should be ordinary."""
+        along, usual = self._showing(side, among, usual_among, channels)
         far = np.sort(along[np.isfinite(along)])
         for left, cut in zip(range(len(far), SMALLEST - 1, -1), far.tolist(), strict=False):
             expected = float((usual >= cut).mean()) * (len(among) - left)
             if expected <= _WRONG * left:
                 return np.asarray(along >= cut)
         return np.asarray(along >= (far[-SMALLEST] if len(far) >= SMALLEST else -1e300))
+
+    def _showing(self, side: Side, among: Mask, usual_among: Mask, channels: Sequence[Channel]) -> tuple[F8, F8]:
+        """How far out members and ordinary clients lie who show it, float64[A], [N]; minus infinity for the others."""
+        along, usual = np.full(len(among), -np.inf), np.full(len(usual_among), -np.inf)
+        along[np.flatnonzero(among)[side.chosen]] = side.along[side.chosen]
+        along[~self.showing(channels)] = -np.inf
+        usual[usual_among] = side.usual
+        usual[~self._shows(self.null.tails, channels)] = -np.inf
+        return along, usual

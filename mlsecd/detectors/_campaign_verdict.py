@@ -107,9 +107,9 @@ def _among_all(crowd: Crowd, teller: Teller) -> tuple[list[Campaign], Shift | No
         for side in members(y, null.held, null.cap, top.direction):
             moved = max(moved, int(side.chosen.sum()))
             channels = teller.adversarial(side.chosen, base)
-            convicted = sure or any(one.name != LOOKALIKE for one in channels)
+            convicted = any(one.name != LOOKALIKE for one in channels)
             channels += teller.distant(side.chosen, None, sure=sure)
-            if channels and (convicted or teller.crowded(side, channels)):
+            if channels and (convicted or teller.crowded(side, everybody, held, channels)):
                 named = teller.named(side, everybody, held, channels)
                 told.append(_Told(named, teller.recounted(channels, named), top.value, strict if sure else asked))
         if sure and shift is None:
@@ -134,7 +134,8 @@ def _among_odd(crowd: Crowd, teller: Teller) -> list[Campaign]:
         chosen = np.zeros(len(odd), bool)
         chosen[np.flatnonzero(odd)[side.chosen]] = True
         channels = teller.adversarial(chosen, base) + teller.distant(chosen, base, sure=True)
-        if channels:
+        convicted = any(one.name != LOOKALIKE for one in channels)
+        if channels and (convicted or teller.crowded(side, odd, null.odd, channels)):
             named = teller.named(side, odd, null.odd, channels)
             told.append(_Told(named, teller.recounted(channels, named), top.value, threshold))
     return _campaigns(crowd, told)

@@ -90,7 +90,8 @@ class CampaignExtraction(Detector):
         "Accounts that send nothing but ordinary inputs: extraction_exposure shows how much they have seen together.",
         "Fewer than 6 accounts that work together, or fewer than 20 active accounts in all.",
         "Accounts with fewer than 10 distinct queries in an epoch (a day).",
-        "A campaign that is a small share of many accounts: about one in fifty is where it begins to drown.",
+        "A small share of many accounts: one in fifty drowns, and under ordinary cover one in twenty.",
+        "Accounts under cover whose own queries are of ordinary distance: mixtures of real inputs, small steps.",
         "Requests without features and input_features.",
         "Accounts beyond max_clients: the quiet ones are forgotten first.",
     )

@@ -338,8 +338,8 @@ def test_so_many_are_named_that_few_should_be_ordinary() -> None:
     loose = judged.named(Side(along > 0.0, along, usual), everybody, held, [channel])
     assert 20 <= loose.sum() <= 24
     assert loose[:20].all()
-    assert judged.crowded(Side(along > 2.5, along, usual), [channel])
-    assert not judged.crowded(Side((along > 0.0) & (along < 2.0), along, usual), [channel])
+    assert judged.crowded(Side(along > 2.5, along, usual), everybody, held, [channel])
+    assert not judged.crowded(Side((along > 0.0) & (along < 2.0), along, usual), everybody, held, [channel])
 
 
 def test_chances() -> None:
