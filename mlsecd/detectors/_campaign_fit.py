@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Final
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from mlsecd.detectors._campaign_null import FEWEST, Null, edge, spectrum
 from mlsecd.detectors._campaign_sketches import Others, Sketch
-from mlsecd.detectors._campaign_telling import CHANNELS, Seen, columns_of, counted
+from mlsecd.detectors._campaign_telling import ADVERSARIAL, CHANNELS, Seen, columns_of, counted, odd_in
 from mlsecd.detectors._campaign_view import RING_ROWS, View, grid_of
 from mlsecd.detectors._extraction_calibration import (
     MIN_QUERIES,
@@ -169,7 +168,7 @@ def _axes(view: View, sampled: list[I8], material: Material, shaping: list[Sketc
         spread, turned = np.linalg.eigh(root @ between @ root.T)
         nothing = np.zeros(0)
         axes = root.T @ turned
-        null = Null(mean, axes, np.maximum(spread, 0.0), 1.0, means, nothing, nothing, nothing, nothing)
+        null = Null(mean, axes, np.maximum(spread, 0.0), 1.0, means, nothing, nothing, nothing, nothing, nothing)
         lengths = np.linalg.norm(null.whiten(counts, sums), axis=1)
         kept = np.flatnonzero(lengths <= np.quantile(lengths, 1.0 - _LOUDEST))
         mean = means[kept].mean(axis=0)
@@ -182,11 +181,12 @@ def _measure(null: Null, view: View, held: list[Sketch], kernels: Kernels) -> Nu
     y = null.whiten(counts, sums)
     cap = float(np.median(np.linalg.norm(y, axis=1)))
     fired, tried = counted(counts, sums, columns_of(view.names, CHANNELS))
-    rates = null_of(np.stack([fired, tried], axis=1), tuple(name for name in CHANNELS if name in view.names))
+    names = tuple(name for name in CHANNELS if name in view.names)
+    rates = null_of(np.stack([fired, tried], axis=1), names)
     tails = Seen.of(counts, sums, view.names, rates, kernels).tails
-    made = Null(null.mean, null.axes, null.spread, cap, y, np.zeros(0), rates, tails, np.zeros(0))
-    odd = made.odd
-    return replace(made, ratios=_ratios(y, cap, view, "all"), odd_ratios=_ratios(y[odd], cap, view, "odd"))
+    odd, far = (_ratios(y[odd_in(tails, names, of)], cap, view, "odd") for of in (ADVERSARIAL, CHANNELS))
+    ratios = _ratios(y, cap, view, "all")
+    return Null(null.mean, null.axes, null.spread, cap, y, ratios, rates, tails, odd, far)
 
 
 def _ratios(y: F8, cap: float, view: View, which: str) -> F8:

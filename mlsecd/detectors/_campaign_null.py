@@ -55,8 +55,9 @@ class Null:
         float64[3, C], the beta-binomial null of each channel: a, b and scale 1.
     tails
         float64[N, C], what the held clients show in each channel: -log10 of the chance of it.
-    odd_ratios
-        float64[R], as ``ratios``, of groups of odd ones; empty where there are too few.
+    odd_ratios, far_ratios
+        float64[R], as ``ratios``, of groups that are odd in some adversarial channel, and in any; empty where there are
+        too few.
     """
 
     mean: F8
@@ -68,34 +69,20 @@ class Null:
     rates: F8
     tails: F8
     odd_ratios: F8
-
-    @staticmethod
-    def odd_of(tails: F8) -> NDArray[np.bool_]:
-        """Which accounts are odd in some channel, bool[A]: the crowd that a small campaign hides in."""
-        return np.asarray((tails >= ODD).any(axis=1))
-
-    @property
-    def odd(self) -> NDArray[np.bool_]:
-        """Which of the held clients are."""
-        return self.odd_of(self.tails)
-
-    @property
-    def odd_shares(self) -> F8:
-        """How many of the odd held clients are odd in each channel, float64[C]."""
-        return np.asarray((self.tails[self.odd] >= ODD).mean(axis=0))
+    far_ratios: F8
 
     def whiten(self, counts: F8, sums: F8) -> F8:
         """Y of accounts, float64[A, D], of their rows (float64[A]) and the sums over them (float64[A, D])."""
         means: F8 = sums / counts[:, None] - self.mean
         return np.asarray(means @ self.axes / np.sqrt(self.spread + 1.0 / counts[:, None]))
 
-    def threshold(self, level: float, accounts: int, *, odd: bool = False) -> float:
-        """The top eigenvalue that ``accounts`` ordinary (odd) ones exceed with a chance of ``level``.
+    def threshold(self, level: float, accounts: int, ratios: F8 | None = None) -> float:
+        """The top eigenvalue that ``accounts`` ordinary ones, or of the kind of ``ratios``, exceed with this chance.
 
         A Gumbel tail through mean and spread of the resampled ratios; the spread is taken for at least 15 % of the
         mean, which is what unseen benign populations needed (docs/detection.md). A model, not a certificate.
         """
-        ratios = self.odd_ratios if odd else self.ratios
+        ratios = self.ratios if ratios is None else ratios
         mean = float(ratios.mean())
         spread = max(float(ratios.std()), _LEAST_SPREAD * mean)
         beyond = -math.log(-math.log1p(-level)) - _EULER
@@ -113,6 +100,7 @@ class Null:
             f"{prefix}.rates": self.rates,
             f"{prefix}.tails": self.tails.astype(np.float32),
             f"{prefix}.odd_ratios": self.odd_ratios,
+            f"{prefix}.far_ratios": self.far_ratios,
         }
 
     @classmethod
@@ -125,7 +113,7 @@ class Null:
             Something is missing or does not belong together.
         """
         try:
-            names = ("mean", "axes", "spread", "held", "ratios", "rates", "tails", "odd_ratios")
+            names = ("mean", "axes", "spread", "held", "ratios", "rates", "tails", "odd_ratios", "far_ratios")
             parts = {name: arrays[f"{prefix}.{name}"].astype(np.float64) for name in names}
             made = cls(cap=float(arrays[f"{prefix}.cap"][0]), **parts)
         except (KeyError, ValueError, IndexError) as error:

@@ -107,6 +107,12 @@ def counted(counts: F8, sums: F8, at: list[int]) -> tuple[I4, I4]:
     return np.minimum(np.rint(sums[:, at]).astype(np.int32), tried), tried
 
 
+def odd_in(tails: F8, names: Sequence[str], channels: Sequence[str]) -> Mask:
+    """Which accounts are odd in some of the channels, bool[A]: a crowd that a small campaign hides in."""
+    at = [i for i, name in enumerate(names) if name in channels]
+    return np.asarray((tails[:, at] >= ODD).any(axis=1))
+
+
 @dataclass(frozen=True, slots=True)
 class Teller:
     """Holds groups of one look's accounts against ordinary clients.

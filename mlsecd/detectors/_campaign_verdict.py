@@ -10,9 +10,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mlsecd.detectors._campaign_null import FEWEST, Null, members, spectra, spectrum
+from mlsecd.detectors._campaign_null import FEWEST, ODD, Null, members, spectra, spectrum
 from mlsecd.detectors._campaign_sketches import Sketch
-from mlsecd.detectors._campaign_telling import ADVERSARIAL, CHANNELS, MOST, SMALLEST, Channel, Seen, Teller
+from mlsecd.detectors._campaign_telling import ADVERSARIAL, CHANNELS, MOST, SMALLEST, Channel, Seen, Teller, odd_in
 from mlsecd.detectors._campaign_view import View
 from mlsecd.kernels import Kernels
 
@@ -62,17 +62,18 @@ class Crowd:
 def judge(crowd: Crowd, level: float, kernels: Kernels) -> tuple[list[Campaign], Shift | None]:
     """Campaigns among the accounts, or how many moved together without a sign of one.
 
-    Two tests, at half the level each: of all accounts, which a large campaign shows in, and of those that are odd in
-    some channel, where a small one is no small share.
+    Three tests, at a third of the level each: of all accounts, which a large campaign shows in, and of those that are
+    odd in some adversarial channel and in any, where a small one is no small share.
     """
     counts = np.array([float(sketch.count) for sketch in crowd.sketches])
     sums = np.array([sketch.sums for sketch in crowd.sketches], np.float64) / kernels.FIXED_POINT
     names = crowd.view.names
     seen = Seen.of(counts, sums, names, crowd.null.rates, kernels)
-    teller = Teller([name for name in CHANNELS if name in names], names, seen, crowd.null, level / 2, kernels)
+    teller = Teller([name for name in CHANNELS if name in names], names, seen, crowd.null, level / 3, kernels)
     campaigns, shift = _among_all(crowd, teller)
-    if not campaigns and len(crowd.null.odd_ratios):
-        campaigns = _among_odd(crowd, teller)
+    for channels, ratios in ((ADVERSARIAL, crowd.null.odd_ratios), (CHANNELS, crowd.null.far_ratios)):
+        if not campaigns and len(ratios):
+            campaigns = _among_odd(crowd, teller, channels, ratios)
     campaigns += _by_group(crowd, replace(teller, level=level), campaigns)
     return campaigns, None if campaigns else shift
 
@@ -117,27 +118,29 @@ def _among_all(crowd: Crowd, teller: Teller) -> tuple[list[Campaign], Shift | No
     return _campaigns(crowd, told), shift
 
 
-def _among_odd(crowd: Crowd, teller: Teller) -> list[Campaign]:
-    """A campaign among the accounts that are odd in some channel."""
+def _among_odd(crowd: Crowd, teller: Teller, channels: Sequence[str], ratios: F8) -> list[Campaign]:
+    """A campaign among the accounts that are odd in some of the channels."""
     null, seen = crowd.null, teller.seen
-    odd = null.odd_of(seen.tails)
+    odd = odd_in(seen.tails, teller.names, channels)
     if odd.sum() < FEWEST:
         return []
     y = null.whiten(seen.counts[odd], seen.sums[odd])
-    top = spectrum(y, null.cap)
-    threshold = null.threshold(teller.level, len(y), odd=True)
+    top, threshold = spectrum(y, null.cap), null.threshold(teller.level, len(y), ratios)
     if top.value <= threshold:
         return []
-    base = np.maximum(null.odd_shares, _ODD_SHARE_CHOSEN)
+    usual = odd_in(null.tails, teller.names, channels)
+    base = np.maximum((null.tails[usual] >= ODD).mean(axis=0), _ODD_SHARE_CHOSEN)
     told = []
-    for side in members(y, null.held[null.odd], null.cap, top.direction):
+    for side in members(y, null.held[usual], null.cap, top.direction):
         chosen = np.zeros(len(odd), bool)
         chosen[np.flatnonzero(odd)[side.chosen]] = True
-        channels = teller.adversarial(chosen, base) + teller.distant(chosen, base, sure=True)
-        convicted = any(one.name != LOOKALIKE for one in channels)
-        if channels and (convicted or teller.crowded(side, odd, null.odd, channels)):
-            named = teller.named(side, odd, null.odd, channels)
-            told.append(_Told(named, teller.recounted(channels, named), top.value, threshold))
+        shown = teller.adversarial(chosen, base)
+        convicted = any(one.name != LOOKALIKE for one in shown)
+        distant = teller.distant(chosen, base, sure=True)
+        shown += distant
+        if shown and (convicted or distant or teller.crowded(side, odd, usual, shown)):
+            named = teller.named(side, odd, usual, shown)
+            told.append(_Told(named, teller.recounted(shown, named), top.value, threshold))
     return _campaigns(crowd, told)
 
 
