@@ -54,7 +54,7 @@ _FAR: Final = 6.0  # times as often as ordinary clients: further than a launch o
 _LEAST_MOVE: Final = 0.005  # that the share of odd queries is taken to grow by: less is noise
 _CALM: Final = 1.3  # times as often as ordinary clients those others may: in a season they are odd themselves
 _SHOWS: Final = 0.5  # -log10 of about a third: the least that a named account shows
-_WRONG: Final = 0.1  # of the named, by the share of ordinary clients who would be
+_WRONG: Final = 0.05  # of the named, by the share of ordinary clients who would be
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 
 from mlsecd.detectors._campaign_null import FEWEST, ODD, Null, members, spectra, spectrum
 from mlsecd.detectors._campaign_sketches import Sketch
-from mlsecd.detectors._campaign_telling import ADVERSARIAL, CHANNELS, MOST, SMALLEST, Channel, Seen, Teller, odd_in
+from mlsecd.detectors._campaign_telling import (
+    ADVERSARIAL,
+    CHANNELS,
+    DISTANCE,
+    MOST,
+    SMALLEST,
+    Channel,
+    Seen,
+    Teller,
+    odd_in,
+)
 from mlsecd.detectors._campaign_view import View
 from mlsecd.kernels import Kernels
 
@@ -26,6 +36,7 @@ ODDNESS: Final = ADVERSARIAL[:4]  # a season that goes far enough makes everybod
 _ODD_SHARE: Final = 0.05
 _ODD_SHARE_CHOSEN: Final = 0.25
 _DIRECTIONS: Final = 3  # that are followed, where the first is not sure
+_SURE: Final = 1e-9  # chances below differ by rounding, and by the number of accounts
 _ASKED: Final = 0.05  # of looks at ordinary accounts have a direction that is followed at all
 
 
@@ -145,11 +156,17 @@ def _among_odd(crowd: Crowd, teller: Teller, channels: Sequence[str], ratios: F8
 
 
 def _campaigns(crowd: Crowd, told: list[_Told]) -> list[Campaign]:
-    """The least likely of what a look shows: its other directions and sides show the same accounts, or their rest."""
+    """The likeliest of what a look shows: its other directions and sides show the same accounts, or their rest."""
     if not told:
         return []
-    one = min(told, key=lambda one: (min(channel.chance for channel in one.channels), -int(one.named.sum())))
+    one = min(told, key=_doubt)
     return [Campaign(_named(crowd, one.named), one.channels, one.value, one.threshold)] if one.named.any() else []
+
+
+def _doubt(one: _Told) -> tuple[bool, float, int]:
+    """In order of trust: what attackers alone do, by chance as far as that can be told apart, then by number."""
+    distant = all(channel.name in DISTANCE for channel in one.channels)
+    return distant, max(min(channel.chance for channel in one.channels), _SURE), -int(one.named.sum())
 
 
 def _named(crowd: Crowd, chosen: Mask) -> tuple[str, ...]:
