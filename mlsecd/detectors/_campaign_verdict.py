@@ -81,10 +81,11 @@ def judge(crowd: Crowd, level: float, kernels: Kernels) -> tuple[list[Campaign],
     names = crowd.view.names
     seen = Seen.of(counts, sums, names, crowd.null.rates, kernels)
     teller = Teller([name for name in CHANNELS if name in names], names, seen, crowd.null, level / 3, kernels)
-    campaigns, shift = _among_all(crowd, teller)
+    campaigns, likely, shift = _among_all(crowd, teller)
     for channels, ratios in ((ADVERSARIAL, crowd.null.odd_ratios), (CHANNELS, crowd.null.far_ratios)):
         if not campaigns and len(ratios):
             campaigns = _among_odd(crowd, teller, channels, ratios)
+    campaigns = campaigns or likely
     campaigns += _by_group(crowd, replace(teller, level=level), campaigns)
     return campaigns, None if campaigns else shift
 
@@ -99,19 +100,20 @@ class _Told:
     threshold: float
 
 
-def _among_all(crowd: Crowd, teller: Teller) -> tuple[list[Campaign], Shift | None]:
-    """A campaign or a shift among all accounts.
+def _among_all(crowd: Crowd, teller: Teller) -> tuple[list[Campaign], list[Campaign], Shift | None]:
+    """A campaign, a likely one, or a shift among all accounts.
 
     A direction past the level is a shift at least. One that is only past what one look in twenty shows is followed
     too: what its accounts do must then convict them by stricter tests.
     """
     null, seen = crowd.null, teller.seen
     if len(seen.counts) < FEWEST:
-        return [], None
+        return [], [], None
     y = null.whiten(seen.counts, seen.sums)
     strict, asked = null.threshold(teller.level, len(y)), null.threshold(max(teller.level, _ASKED), len(y))
     base, everybody, held = np.full(len(teller.names), _ODD_SHARE), np.ones(len(y), bool), np.ones(len(null.held), bool)
-    told, shift = [], None
+    told: tuple[list[_Told], list[_Told]] = [], []
+    shift = None
     for top in spectra(y, null.cap, _DIRECTIONS):
         if top.value <= asked:
             break
@@ -123,10 +125,11 @@ def _among_all(crowd: Crowd, teller: Teller) -> tuple[list[Campaign], Shift | No
             channels += teller.distant(side.chosen, None, sure=sure)
             if channels and (convicted or teller.crowded(side, everybody, held, channels)):
                 named = teller.named(side, everybody, held, channels)
-                told.append(_Told(named, teller.recounted(channels, named), top.value, strict if sure else asked))
+                made = _Told(named, teller.recounted(channels, named), top.value, strict if sure else asked)
+                told[not sure].append(made)
         if sure and shift is None:
             shift = Shift(moved, top.value, strict)
-    return _campaigns(crowd, told), shift
+    return _campaigns(crowd, told[0]), _campaigns(crowd, told[1]), shift
 
 
 def _among_odd(crowd: Crowd, teller: Teller, channels: Sequence[str], ratios: F8) -> list[Campaign]:
