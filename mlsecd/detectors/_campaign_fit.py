@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Final
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from mlsecd.detectors._campaign_null import FEWEST, Null, edge, spectrum
 from mlsecd.detectors._campaign_sketches import Others, Sketch
-from mlsecd.detectors._campaign_verdict import ODD, columns_of, fired_and_tried, tails_of
+from mlsecd.detectors._campaign_telling import ADVERSARIAL, CHANNELS, Seen, columns_of, counted, odd_in
 from mlsecd.detectors._campaign_view import RING_ROWS, View, grid_of
 from mlsecd.detectors._extraction_calibration import (
     MIN_QUERIES,
@@ -45,7 +44,7 @@ _FLOOR: Final = 0.002  # variance of a coordinate that hardly ever varies
 _DRAWS: Final = 200  # groups of ordinary clients
 
 
-def fit(records: Iterable[Records], params: Any, kernels: Kernels, channels: tuple[str, ...]) -> Fit:
+def fit(records: Iterable[Records], params: Any, kernels: Kernels) -> Fit:
     """Fit every model that has enough clients, largest first."""
     batch, seen = gather(records)
     notes = [f"only the first {len(batch):,} of {seen:,} usable requests were read"] if seen > len(batch) else []
@@ -56,7 +55,7 @@ def fit(records: Iterable[Records], params: Any, kernels: Kernels, channels: tup
         if not materials:
             notes.append(f'model "{model}": {most} clients, too few')
         for material in materials:
-            view, null = _learn(material, kernels, channels)
+            view, null = _learn(material, kernels)
             prefix = str(len(headers))
             headers.append(view.header() | {"clients": len(null.held), **span(batch, material.clients)})
             arrays |= view.arrays(prefix) | null.arrays(prefix)
@@ -67,14 +66,14 @@ def fit(records: Iterable[Records], params: Any, kernels: Kernels, channels: tup
     return Fit(Section({"views": headers}, arrays), None, tuple(notes))
 
 
-def _learn(material: Material, kernels: Kernels, channels: tuple[str, ...]) -> tuple[View, Null]:
+def _learn(material: Material, kernels: Kernels) -> tuple[View, Null]:
     shaping, judging = _halves(list(material.clients))
     sampled = [sample(material, material.clients[name], kernels) for name in shaping]
     view = _view_of(frame_of(material, sampled, kernels), material, sampled, kernels)
     sketches = _sketch(view, material, kernels)
     null = _axes(view, sampled, material, [sketches[name] for name in shaping], kernels)
     held = [sketches[name] for name in judging]
-    return view, _measure(null, view, held, kernels, channels)
+    return view, _measure(null, view, held, kernels)
 
 
 def _halves(clients: list[str]) -> tuple[list[str], list[str]]:
@@ -169,26 +168,25 @@ def _axes(view: View, sampled: list[I8], material: Material, shaping: list[Sketc
         spread, turned = np.linalg.eigh(root @ between @ root.T)
         nothing = np.zeros(0)
         axes = root.T @ turned
-        null = Null(mean, axes, np.maximum(spread, 0.0), 1.0, means, nothing, nothing, nothing > 0, nothing, nothing)
+        null = Null(mean, axes, np.maximum(spread, 0.0), 1.0, means, nothing, nothing, nothing, nothing, nothing)
         lengths = np.linalg.norm(null.whiten(counts, sums), axis=1)
         kept = np.flatnonzero(lengths <= np.quantile(lengths, 1.0 - _LOUDEST))
         mean = means[kept].mean(axis=0)
     return null
 
 
-def _measure(null: Null, view: View, held: list[Sketch], kernels: Kernels, channels: tuple[str, ...]) -> Null:
+def _measure(null: Null, view: View, held: list[Sketch], kernels: Kernels) -> Null:
     """The null's own part, from clients that the axes have not seen."""
     counts, sums = counts_and_sums(held, kernels)
     y = null.whiten(counts, sums)
     cap = float(np.median(np.linalg.norm(y, axis=1)))
-    at = columns_of(view.names, channels)
-    fired, tried = fired_and_tried(counts, sums, at)
-    rates = null_of(np.stack([fired, tried], axis=1), tuple(view.names[i] for i in at))
-    fires = tails_of(fired, tried, rates, kernels) >= ODD
-    odd = np.asarray(fires.any(axis=1))
-    shares = fires[odd].mean(axis=0) if odd.any() else np.zeros(len(at))
-    made = Null(null.mean, null.axes, null.spread, cap, y, np.zeros(0), rates, odd, np.zeros(0), shares)
-    return replace(made, ratios=_ratios(y, cap, view, "all"), odd_ratios=_ratios(y[odd], cap, view, "odd"))
+    fired, tried = counted(counts, sums, columns_of(view.names, CHANNELS))
+    names = tuple(name for name in CHANNELS if name in view.names)
+    rates = null_of(np.stack([fired, tried], axis=1), names)
+    tails = Seen.of(counts, sums, view.names, rates, kernels).tails
+    odd, far = (_ratios(y[odd_in(tails, names, of)], cap, view, "odd") for of in (ADVERSARIAL, CHANNELS))
+    ratios = _ratios(y, cap, view, "all")
+    return Null(null.mean, null.axes, null.spread, cap, y, ratios, rates, tails, odd, far)
 
 
 def _ratios(y: F8, cap: float, view: View, which: str) -> F8:

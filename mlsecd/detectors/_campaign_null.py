@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from mlsecd.detectors.base import Arrays
 from mlsecd.errors import BaselineError
 
-__all__ = ["FEWEST", "Null", "Spectrum", "edge", "members", "spectrum"]
+__all__ = ["FEWEST", "ODD", "Null", "Side", "Spectrum", "edge", "members", "spectra", "spectrum"]
 
 F8 = NDArray[np.float64]
 
 FEWEST: Final = 20  # active accounts, below which no direction is common
+ODD: Final = 1.301  # -log10 of 0.05: what one ordinary client in twenty shows in a channel
 _EULER: Final = 0.5772156649015329
 _LEAST_SPREAD: Final = 0.15  # of the null's statistic, of its mean: other populations differ more than resamples of one
 _LONG: Final = 2.0  # times the cap: where members are told from others, loud ones may be louder
@@ -51,13 +52,12 @@ class Null:
     ratios
         float64[R], top eigenvalues of groups of them, as multiples of :func:`edge`.
     rates
-        float64[3, C], the beta-binomial null of each adversarial channel: a, b and scale 1.
-    odd
-        bool[N], which of the held clients are odd in some channel: the crowd that a small campaign hides in.
-    odd_ratios
-        float64[R], as ``ratios``, of groups of odd ones; empty where there are too few.
-    odd_shares
-        float64[C], how many of the odd held clients are odd in each channel.
+        float64[3, C], the beta-binomial null of each channel: a, b and scale 1.
+    tails
+        float64[N, C], what the held clients show in each channel: -log10 of the chance of it.
+    odd_ratios, far_ratios
+        float64[R], as ``ratios``, of groups that are odd in some adversarial channel, and in any; empty where there are
+        too few.
     """
 
     mean: F8
@@ -67,22 +67,22 @@ class Null:
     held: F8
     ratios: F8
     rates: F8
-    odd: NDArray[np.bool_]
+    tails: F8
     odd_ratios: F8
-    odd_shares: F8
+    far_ratios: F8
 
     def whiten(self, counts: F8, sums: F8) -> F8:
         """Y of accounts, float64[A, D], of their rows (float64[A]) and the sums over them (float64[A, D])."""
         means: F8 = sums / counts[:, None] - self.mean
         return np.asarray(means @ self.axes / np.sqrt(self.spread + 1.0 / counts[:, None]))
 
-    def threshold(self, level: float, accounts: int, *, odd: bool = False) -> float:
-        """The top eigenvalue that ``accounts`` ordinary (odd) ones exceed with a chance of ``level``.
+    def threshold(self, level: float, accounts: int, ratios: F8 | None = None) -> float:
+        """The top eigenvalue that ``accounts`` ordinary ones, or of the kind of ``ratios``, exceed with this chance.
 
         A Gumbel tail through mean and spread of the resampled ratios; the spread is taken for at least 15 % of the
         mean, which is what unseen benign populations needed (docs/detection.md). A model, not a certificate.
         """
-        ratios = self.odd_ratios if odd else self.ratios
+        ratios = self.ratios if ratios is None else ratios
         mean = float(ratios.mean())
         spread = max(float(ratios.std()), _LEAST_SPREAD * mean)
         beyond = -math.log(-math.log1p(-level)) - _EULER
@@ -98,9 +98,9 @@ class Null:
             f"{prefix}.held": self.held.astype(np.float32),
             f"{prefix}.ratios": self.ratios,
             f"{prefix}.rates": self.rates,
-            f"{prefix}.odd": self.odd.astype(np.uint8),
+            f"{prefix}.tails": self.tails.astype(np.float32),
             f"{prefix}.odd_ratios": self.odd_ratios,
-            f"{prefix}.odd_shares": self.odd_shares,
+            f"{prefix}.far_ratios": self.far_ratios,
         }
 
     @classmethod
@@ -113,15 +113,14 @@ class Null:
             Something is missing or does not belong together.
         """
         try:
-            names = ("mean", "axes", "spread", "held", "ratios", "rates", "odd_ratios", "odd_shares")
+            names = ("mean", "axes", "spread", "held", "ratios", "rates", "tails", "odd_ratios", "far_ratios")
             parts = {name: arrays[f"{prefix}.{name}"].astype(np.float64) for name in names}
-            made = cls(cap=float(arrays[f"{prefix}.cap"][0]), odd=arrays[f"{prefix}.odd"] > 0, **parts)
+            made = cls(cap=float(arrays[f"{prefix}.cap"][0]), **parts)
         except (KeyError, ValueError, IndexError) as error:
             raise BaselineError(f"campaign_extraction: the baseline's part cannot be used: {error}") from error
         shapes = (made.mean.shape, made.axes.shape, made.spread.shape, made.held.shape[1:], made.rates.shape)
-        sized = (made.odd.shape, made.odd_shares.shape) == (made.held.shape[:1], (channels,))
         sound = (
-            sized
+            made.tails.shape == (len(made.held), channels)
             and len(made.ratios) > 1
             and len(made.held) >= FEWEST
             and made.cap > 0
@@ -151,15 +150,37 @@ def cut(y: F8, length: float) -> F8:
     return np.asarray(y * np.minimum(1.0, length / np.maximum(lengths, 1e-12)))
 
 
-def spectrum(y: F8, cap: float) -> Spectrum:
-    """Top eigenvalue and direction of accounts, about their own median: what moves them all is not common to some."""
+def spectra(y: F8, cap: float, most: int) -> list[Spectrum]:
+    """Top eigenvalues and directions of accounts, about their own median: what moves them all is not common to some."""
     centred = cut(y - np.median(y, axis=0), cap)
     values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
-    return Spectrum(float(values[-1]), vectors[:, -1])
+    return [Spectrum(float(values[-i]), vectors[:, -i]) for i in range(1, min(most, len(values)) + 1)]
 
 
-def members(y: F8, held: F8, cap: float, direction: F8) -> Iterator[NDArray[np.bool_]]:
-    """The accounts that lie out in the direction, and those that lie out against it: bool[A] each.
+def spectrum(y: F8, cap: float) -> Spectrum:
+    """The first of :func:`spectra`."""
+    return spectra(y, cap, 1)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """The accounts that lie out in a direction.
+
+    Attributes
+    ----------
+    chosen
+        bool[A].
+    along, usual
+        How far each account and each ordinary client lies out, float64[A], [N].
+    """
+
+    chosen: NDArray[np.bool_]
+    along: F8
+    usual: F8
+
+
+def members(y: F8, held: F8, cap: float, direction: F8) -> Iterator[Side]:
+    """The accounts that lie out in the direction, and those that lie out against it.
 
     ``held`` are ordinary ones of the same kind, float64[N, D]. The direction is turned to lead from the others to the
     members, and the cut moved half way between members and ordinary clients, until nobody changes sides.
@@ -179,4 +200,4 @@ def members(y: F8, held: F8, cap: float, direction: F8) -> Iterator[NDArray[np.b
             before, chosen = chosen, here @ along > max(half_way, np.quantile(usual, _LEAST_OUTSIDE))
             if np.array_equal(before, chosen):
                 break
-        yield chosen
+        yield Side(chosen, here @ along, ordinary @ along)

@@ -6,7 +6,7 @@ import numpy as np
 
 from mlsecd.detectors._campaign_null import Null
 from mlsecd.detectors._campaign_sketches import Others, Sketch
-from mlsecd.detectors._campaign_verdict import tails_of
+from mlsecd.detectors._campaign_telling import Seen
 from mlsecd.detectors._campaign_view import View
 from mlsecd.detectors._extraction_channels import COLUMNS
 from mlsecd.kernels import Kernels
@@ -23,9 +23,8 @@ def rehearse(view: View, null: Null, kernels: Kernels) -> None:
         sketch = Sketch.new(view)
         sketch.fold(view.encode(_batch(view, rows), np.arange(rows), kernels), 0, rows, view, kernels)
         Others(view, _RING_ROWS).mingle([("0:0:rehearsal", sketch)], kernels)
-    channels = null.rates.shape[1]
-    nothing = np.zeros((1, channels), np.int32)
-    tails_of(nothing, nothing, null.rates, kernels)
+    nothing = np.zeros((1, len(view.names)))
+    Seen.of(np.ones(1), nothing, view.names, null.rates, kernels)
 
 
 def _batch(view: View, rows: int) -> RequestBatch:

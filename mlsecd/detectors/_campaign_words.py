@@ -8,7 +8,8 @@ from typing import Any, Final
 import numpy as np
 
 from mlsecd.detectors._campaign_sketches import Sketch
-from mlsecd.detectors._campaign_verdict import Campaign, Channel, Shift, networks_of
+from mlsecd.detectors._campaign_telling import DISTANCE, Channel
+from mlsecd.detectors._campaign_verdict import Campaign, Shift, networks_of
 from mlsecd.detectors._extraction_channels import COLUMNS
 
 __all__ = ["evidence_of", "reason_of", "reason_of_shift"]
@@ -18,6 +19,8 @@ _CHANNELS_MAX: Final = 4
 
 # "most of them ...", by channel without its letter
 _WORDS: Final = {
+    "odd_f": "send more of what looks to the model unlike what others send",
+    "odd_e": "send more inputs unlike what others send",
     "very_odd_f": "send what looks to the model very unlike what others send",
     "very_odd_e": "send inputs very unlike what others send",
     "odd_u": "leave the model unsure far more often than others",
@@ -65,10 +68,11 @@ def reason_of(group: Campaign, evidence: dict[str, Any]) -> str:
     """One line in plain words."""
     leading = group.channels[0]
     together = f"of {group.group} " if group.group else ""
+    who = "they" if leading.name in DISTANCE else f"{leading.odd_members} of them"
     ratio = leading.rate / max(leading.ordinary, 1e-6)
     return (
         f"{evidence['members']} of {evidence['active_accounts']} accounts {together}act as one on model "
-        f'"{evidence["model"]}": {leading.odd_members} of them {_WORDS[leading.name]} '
+        f'"{evidence["model"]}": {who} {_WORDS[leading.name]} '
         f"({leading.rate:.1%} of their queries, {ratio:.0f} times the ordinary share), "
         f"{evidence['distinct_queries']:,} queries together"
     )

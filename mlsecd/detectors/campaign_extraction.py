@@ -17,7 +17,8 @@ from mlsecd.detectors._campaign_memory import LOOKS, Memory
 from mlsecd.detectors._campaign_null import Null
 from mlsecd.detectors._campaign_rehearsal import rehearse
 from mlsecd.detectors._campaign_sketches import Others, Sketch
-from mlsecd.detectors._campaign_verdict import ADVERSARIAL, LOOKALIKE, ODDNESS, Campaign, Crowd, Shift, judge
+from mlsecd.detectors._campaign_telling import CHANNELS, DISTANCE
+from mlsecd.detectors._campaign_verdict import LOOKALIKE, ODDNESS, Campaign, Crowd, Shift, judge
 from mlsecd.detectors._campaign_view import RING_ROWS, View
 from mlsecd.detectors._campaign_words import evidence_of, reason_of, reason_of_shift
 from mlsecd.detectors._extraction_calibration import MIN_QUERIES
@@ -89,7 +90,8 @@ class CampaignExtraction(Detector):
         "Accounts that send nothing but ordinary inputs: extraction_exposure shows how much they have seen together.",
         "Fewer than 6 accounts that work together, or fewer than 20 active accounts in all.",
         "Accounts with fewer than 10 distinct queries in an epoch (a day).",
-        "A campaign that is a small share of many accounts: about one in fifty is where it begins to drown.",
+        "A small share of many accounts: one in fifty drowns, and under ordinary cover one in twenty.",
+        "Accounts under cover whose own queries are of ordinary distance: mixtures of real inputs, small steps.",
         "Requests without features and input_features.",
         "Accounts beyond max_clients: the quiet ones are forgotten first.",
     )
@@ -121,7 +123,7 @@ class CampaignExtraction(Detector):
             raise BaselineError(f"{self.name}: the baseline's part cannot be used")
         for i, header in enumerate(headers):
             view = View.of(header, section.arrays, str(i))
-            channels = [name for name in ADVERSARIAL if name in view.names]
+            channels = [name for name in CHANNELS if name in view.names]
             self._views.append(view)
             self._nulls.append(Null.of(section.arrays, str(i), len(view.names), len(channels)))
             self._headers.append(header)
@@ -218,8 +220,8 @@ class CampaignExtraction(Detector):
 
     def _tell(self, now: float, group: Campaign, held: dict[str, Sketch], crowd: Crowd, *, synthetic: bool) -> Finding:
         """A campaign, under the name that it was told by before if it goes on."""
-        # near-duplicates alone, or oddness alone while everybody has been moving for half a day: a ticket, not a page
-        doubtful = {LOOKALIKE, *(ODDNESS if self._memory.moving(_crowd(group.members[0])) else ())}
+        # near-duplicates or mere distance, or oddness while everybody has been moving for half a day: alone a ticket
+        doubtful = {LOOKALIKE, *DISTANCE, *(ODDNESS if self._memory.moving(_crowd(group.members[0])) else ())}
         name, earlier = self._memory.name(group.members, now)
         sketches = [held[member] for member in group.members]
         evidence = evidence_of(group, sketches, crowd.view.model, crowd.view.view, len(crowd.names))
@@ -321,7 +323,7 @@ class CampaignExtraction(Detector):
     @classmethod
     def fit(cls, records: Iterable[Records], params: Any, kernels: Kernels) -> Fit:
         """Learn what ordinary accounts look like as a crowd, for each model that has enough of them."""
-        return fitting.fit(records, params, kernels, ADVERSARIAL)
+        return fitting.fit(records, params, kernels)
 
 
 def _is_known(sketch: Sketch) -> bool:

@@ -4,6 +4,7 @@ import functools
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import pytest
 from support import Case, atoms, fold_of, requests
 
 from mlsecd import baseline
-from mlsecd.detectors._campaign_null import edge, members, spectrum
+from mlsecd.detectors._campaign_chances import excess, pooled, rank_sum, share_beyond
+from mlsecd.detectors._campaign_null import Side, edge, members, spectrum
+from mlsecd.detectors._campaign_telling import CHANNELS, Channel, Seen, Teller
 from mlsecd.detectors.base import DetectorState, Fit, Section
 from mlsecd.detectors.campaign_extraction import DETECTOR, CampaignExtraction, Params
 from mlsecd.errors import BaselineError, StateError
@@ -147,6 +150,38 @@ def test_accounts_that_move_together_are_a_shift_and_no_attack() -> None:
     assert detector.standing().state is DetectorState.SHIFTED
 
 
+def faint(rng: np.random.Generator, name: str, n: int, share: float) -> dict[str, Any]:
+    """Among ordinary queries, a share that lies off the first class, farther than 19 of 20 but not than 199 of 200."""
+    one = account(rng, name, n)
+    away = CENTRES[0] - CENTRES[1:].mean(axis=0)
+    outside = rng.random(n) < share
+    one["x"][outside] = CENTRES[0] + 3.9 * away / np.linalg.norm(away) + rng.normal(0, 0.6, (int(outside.sum()), DIMS))
+    return one
+
+
+def test_faint_oddness_under_cover_is_a_ticket() -> None:
+    rng = np.random.default_rng(29)
+    accounts = crowd(rng, 60) + [faint(rng, f"h{i}", 40, 0.2) for i in range(20)]
+    found = [one for one in told(traffic(accounts)) if one.subject_kind == "campaign"]
+    last = found[-1]
+    assert {one.severity for one in found} == {Severity.MEDIUM}
+    assert {one["channel"] for one in last.evidence["channels"]} == {"odd_f"}
+    named = set(last.evidence["clients"])
+    assert len(named & {f"h{i}" for i in range(20)}) >= 15
+    assert sum(name.startswith("c") for name in named) <= 6
+    assert last.evidence["channels"][0]["odd_members"] <= len(named)
+    assert "they send more of what looks to the model unlike what others send" in last.reason
+
+
+def test_a_small_share_of_many_accounts_is_named() -> None:
+    rng = np.random.default_rng(30)
+    found = told(traffic(crowd(rng, 300) + crowd(rng, 10, prefix="h", share=0.4)))
+    campaigns = [one for one in found if one.subject_kind == "campaign"]
+    named = set(campaigns[-1].evidence["clients"])
+    assert len(named & {f"h{i}" for i in range(10)}) >= 9
+    assert len(named) <= 14
+
+
 def test_oddness_alone_after_half_a_day_of_everybody_moving_is_a_ticket() -> None:
     rng = np.random.default_rng(28)
     accounts = crowd(rng, 40) + crowd(rng, 15, prefix="h", share=0.3)
@@ -257,8 +292,78 @@ def test_members_are_told_from_others_and_a_loud_account_owns_no_axis() -> None:
     top = spectrum(y, null.cap)
     assert abs(top.direction[3]) > 0.8
     sides = list(members(y, null.held, null.cap, top.direction))
-    best = max(sides, key=lambda side: int(side[:30].sum()))
+    best = max((side.chosen for side in sides), key=lambda chosen: int(chosen[:30].sum()))
     assert best[:30].all()
+
+
+def teller(tails: Any, fired: Any, means: Any, null: Any, level: float = 0.001) -> Teller:
+    """Of accounts with 40 queries each, that fire ``odd_f`` alone."""
+    view = make()._views[0]
+    names = [name for name in CHANNELS if name in view.names]
+    at, counts = names.index("odd_f"), np.full(len(tails), 40.0)
+    sums = np.zeros((len(tails), len(view.names)))
+    sums[:, [i for i, name in enumerate(view.names) if name[0] == "f"]] = 40.0 * means
+    many, shown = np.zeros((2, len(tails), len(names)))
+    many[:, at], shown[:, at] = fired, tails
+    tried = np.full(many.shape, 40, np.int32)
+    return Teller(names, view.names, Seen(counts, sums, many.astype(np.int32), tried, shown), null, level, cpu)
+
+
+@pytest.mark.parametrize(
+    ("others", "moved", "told_"),
+    [
+        (2, 0.0, True),  # 20 of 80 accounts fire it 4 to 5 times as often, and their mean has not moved
+        (2, 1.3, False),  # all of their queries have moved, which explains it: a launch
+        (4, 0.0, False),  # the day's other accounts fire it twice as often as they used to: a season
+    ],
+)
+def test_faint_oddness_is_held_against_the_day_and_against_a_move(others: int, moved: float, told_: bool) -> None:
+    null = make()._nulls[0]
+    chosen = np.arange(80) < 20
+    tails, fired = np.where(chosen, 4.0, 0.3), np.where(chosen, 9, others)
+    judged = teller(tails, fired, np.where(chosen, moved, 0.0)[:, None], null)
+    for sure in (True, False):
+        assert [one.name for one in judged.distant(chosen, None, sure=sure)] == ["odd_f"] * told_
+    assert judged.distant(np.arange(80) < 70, None, sure=True) == [], "too few others to hold it against"
+
+
+def test_so_many_are_named_that_few_should_be_ordinary() -> None:
+    null = replace(make()._nulls[0], tails=np.zeros((100, len(make()._nulls[0].rates[0]))))
+    null.tails[:, 0] = 1.0
+    judged = teller(np.ones(220), np.full(220, 10), np.zeros((220, 1)), null)
+    channel = Channel("odd_f", 20, 0.25, 0.05, 1e-9)
+    everybody, held = np.ones(220, bool), np.ones(100, bool)
+    along = np.concatenate([np.linspace(3.0, 5.0, 20), np.linspace(-2.0, 2.0, 200)])
+    usual = np.linspace(-2.0, 2.0, 100)  # like the other 200
+    loose = judged.named(Side(along > 0.0, along, usual), everybody, held, [channel])
+    assert 20 <= loose.sum() <= 24
+    assert loose[:20].all()
+    assert judged.crowded(Side(along > 2.5, along, usual), everybody, held, [channel])
+    assert not judged.crowded(Side((along > 0.0) & (along < 2.0), along, usual), everybody, held, [channel])
+
+
+def test_chances() -> None:
+    rng = np.random.default_rng(41)
+    tails = -np.log10(rng.random((4_000, 8)))
+    assert np.mean([pooled(row) <= 0.05 for row in tails]) == pytest.approx(0.05, abs=0.01)
+    assert pooled(np.full(20, 3.0)) < 1e-20
+    assert pooled(np.zeros(5)) == 1.0
+    ordinary = rng.poisson(2.0, 200).astype(float)
+    ranks = [rank_sum(rng.poisson(2.0, 20).astype(float), ordinary) for _ in range(2_000)]
+    assert np.mean(np.array(ranks) <= 0.05) == pytest.approx(0.05, abs=0.04)
+    assert rank_sum(ordinary[:20] + 9.0, ordinary) < 1e-9
+    assert rank_sum(np.zeros(3), np.zeros(9)) == 1.0
+    assert excess(3, 100, 6, 200, cpu) > 0.3
+    assert excess(30, 100, 6, 200, cpu) < 1e-6
+    assert excess(20, 100, 1, 10, cpu) > excess(20, 100, 10, 100, cpu), "few clients leave more open"
+
+
+@pytest.mark.parametrize("moved", [0.0, 1.0, 6.0])
+def test_the_share_beyond_a_distance_is_what_moved_noise_gives(moved: float) -> None:
+    rows = np.random.default_rng(42).normal(0, 1, (400_000, 12))
+    cut = np.quantile((rows**2).sum(axis=1), 0.95)
+    rows[:, 0] += np.sqrt(moved)
+    assert share_beyond(0.05, 12, moved) == pytest.approx(float(((rows**2).sum(axis=1) > cut).mean()), abs=0.004)
 
 
 def test_the_threshold_falls_with_the_number_of_accounts_and_rises_with_certainty() -> None:
