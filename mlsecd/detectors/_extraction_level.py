@@ -54,7 +54,7 @@ def clients_needed(alpha: float) -> int:
     return math.ceil(math.log(1.0 - _CONFIDENCE) / math.log1p(-alpha))
 
 
-def level_of(scores: NDArray[np.float64], alpha: float, *, on_average: bool) -> Level:
+def level_of(scores: NDArray[np.float64], alpha: float, *, on_average: bool, ticket_share: float = 1.0) -> Level:
     """Set the threshold for a level per client.
 
     Parameters
@@ -67,6 +67,9 @@ def level_of(scores: NDArray[np.float64], alpha: float, *, on_average: bool) -> 
         True: the ``ceil((1 - alpha)(N + 1))``-th smallest score, so that the level holds on average
         over calibrations (split conformal, Vovk 2005). False: where N allows it, the lowest rank at
         which the level holds with 95 % confidence (Vovk 2012, training-conditional validity).
+
+    ticket_share
+        The part of the level that tickets by these scores have; others tell tickets by the rest.
 
     Notes
     -----
@@ -82,7 +85,8 @@ def level_of(scores: NDArray[np.float64], alpha: float, *, on_average: bool) -> 
         level = max(alpha, 1.0 / (n + 1))
         rank = min(math.ceil((1.0 - level) * (n + 1) - 1e-9), n)
     threshold = max(float(scores[rank - 1]), _FLOOR)
-    return Level(threshold, level, _upper(n, n - rank), certified, min(threshold, _ticket(scores, alpha)))
+    ticket = min(threshold, _ticket(scores, ticket_share * alpha))
+    return Level(threshold, level, _upper(n, n - rank), certified, ticket)
 
 
 def _ticket(scores: NDArray[np.float64], alpha: float) -> float:

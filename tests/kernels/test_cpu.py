@@ -187,7 +187,7 @@ def rows(seed: int, n: int, dims: int = 5) -> Any:
     labels = rng.integers(-1, 3, n).astype(np.int16)
     tried = rng.integers(0, 64, n).astype(np.uint16)
     fired = tried & rng.integers(0, 64, n).astype(np.uint16) & rng.integers(0, 64, n).astype(np.uint16)
-    return cpu.Rows(codes, labels, keys, fired, tried, np.arange(n) * 10.0, np.full(n, np.nan))
+    return cpu.Rows(codes, labels, keys, fired, tried, np.arange(n) * 10.0, np.full(n, np.nan), np.zeros(n, bool))
 
 
 def account(window: int = WINDOW, dims: int = 5) -> Any:
