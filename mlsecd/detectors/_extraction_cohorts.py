@@ -11,20 +11,19 @@ from mlsecd.detectors._extraction_state import TICK
 from mlsecd.errors import StateError
 from mlsecd.windows.keyed import Keyed
 
-__all__ = ["Cohorts", "Counted"]
+__all__ = ["Cohorts", "Lately"]
 
 _OTHERS: Final = 8  # accounts to compare with, before it is told whose doing it was
 _HEAVY: Final = 0.25  # an account with this share or more is one of those that have it,
 _COMMON: Final = 0.25  # and where more than this of the others have it, it is the service's
 
-Counts = dict[str, list[int]]  # fired and tried, by account
 
+class Lately(NamedTuple):
+    """What an account sent lately: tick and completion of the first row; fired and tried of each channel."""
 
-class Counted(NamedTuple):
-    """An account whose rows of a cohort were counted."""
-
-    name: str
-    hidden: Hidden
+    tick: float
+    first_ts: float
+    counts: list[int]
 
 
 class Cohorts:
@@ -42,66 +41,62 @@ class Cohorts:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._held: Keyed[Hidden] = Keyed(limit, lambda _: Hidden(), TICK, lambda one: max(one.told) > 0.0)
-        self._lately: dict[str, list[int]] = {}  # fired and tried of each channel in this interval
-        self._waiting: dict[tuple[int, int], Counts] = {}  # by model and channel
+        self._lately: dict[str, Lately] = {}  # in this interval
+        self._waiting: dict[tuple[int, int], dict[str, Lately]] = {}  # by model and channel
         self.refused = 0
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def see(self, name: str, tick: float, first_ts: float, epoch_seconds: float, counts: tuple[int, ...]) -> None:
+    def see(self, name: str, tick: float, first_ts: float, counts: tuple[int, ...]) -> None:
         """Note fired and tried of each channel of one account's rows of one tick."""
-        hidden = self._held.touch(name, tick)
         lately = self._lately.get(name)
-        if hidden is None or (lately is None and len(self._lately) >= self._limit):
-            self.refused += 1
-            return
-        if tick - hidden.started >= epoch_seconds:
-            hidden.begin(tick, first_ts)
-        if lately is None:
-            self._lately[name] = list(counts)
-        else:
+        if lately is not None:
             for i, count in enumerate(counts):
-                lately[i] += count
+                lately.counts[i] += count
+        elif len(self._lately) >= self._limit:
+            self.refused += 1
+        else:
+            self._lately[name] = Lately(tick, first_ts, list(counts))
 
-    def take(self) -> list[tuple[str, list[int]]]:
+    def take(self) -> list[tuple[str, Lately]]:
         """The interval's counts; the next one begins."""
         taken, self._lately = list(self._lately.items()), {}
         return taken
 
-    def settle(self, states: Iterable[tuple[str, list[int]]]) -> Iterator[Counted]:
-        """Count an interval's rows, where enough accounts have come; those accounts in order of model and name."""
-        for name, counts in states:
-            model = int(name.partition(":")[0])
-            for channel in range(len(HIDING)):
-                fired, tried = counts[2 * channel : 2 * channel + 2]
-                waiting = self._waiting.setdefault((model, channel), {})
-                if not tried or (name not in waiting and len(waiting) >= self._limit):
-                    continue
-                held = waiting.setdefault(name, [0, 0])
-                held[0] += fired
-                held[1] += tried
+    def settle(
+        self, states: Iterable[tuple[str, Lately]], now: float, epoch_seconds: float
+    ) -> Iterator[tuple[str, Hidden]]:
+        """Count an interval's rows, where enough accounts have come; accounts with more that fired, by name."""
+        for name, one in states:
+            self._wait(name, one)
         changed: dict[str, Hidden] = {}
         for (_, channel), waiting in sorted(self._waiting.items()):
             if len(waiting) > _OTHERS:
-                changed |= dict(self._count(channel, waiting))
+                for name, share in _shares_of_others(waiting):
+                    hidden = self._enter(name, waiting[name], now, epoch_seconds)
+                    if hidden is not None:
+                        fired, tried = waiting[name].counts
+                        hidden.add(channel, fired, tried, share)
+                        changed |= {name: hidden} if fired else {}
                 waiting.clear()
-        return (Counted(name, hidden) for name, hidden in sorted(changed.items()))
+        return iter(sorted(changed.items()))
 
-    def _count(self, channel: int, cohort: Counts) -> Iterator[Counted]:
-        shares = {name: fired / tried for name, (fired, tried) in cohort.items()}
-        total, squares = sum(shares.values()), sum(share * share for share in shares.values())
-        heavy, others = sum(share >= _HEAVY for share in shares.values()), len(shares) - 1
-        for name, share in shares.items():
-            hidden = self._held.peek(name)
-            if hidden is None or heavy - (share >= _HEAVY) > _COMMON * others:
-                continue
-            mean = (total - share) / others
-            spread = max((squares - share * share) / others - mean * mean, 0.0)
-            fired, tried = cohort[name]
-            hidden.add(channel, fired, tried, mean + 2.0 * math.sqrt(spread / others))
-            if fired:
-                yield Counted(name, hidden)
+    def _wait(self, name: str, one: Lately) -> None:
+        model = int(name.partition(":")[0])
+        for channel in range(len(HIDING)):
+            fired, tried = one.counts[2 * channel : 2 * channel + 2]
+            waiting = self._waiting.setdefault((model, channel), {})
+            if tried and (name in waiting or len(waiting) < self._limit):
+                held = waiting.setdefault(name, Lately(one.tick, one.first_ts, [0, 0]))
+                held.counts[0] += fired
+                held.counts[1] += tried
+
+    def _enter(self, name: str, one: Lately, now: float, epoch_seconds: float) -> Hidden | None:
+        hidden = self._held.touch(name, now)
+        if hidden is not None and one.tick - hidden.started >= epoch_seconds:
+            hidden.begin(one.tick, one.first_ts)
+        return hidden
 
     def dump(self) -> dict[str, Any]:
         """What a snapshot holds."""
@@ -110,8 +105,8 @@ class Cohorts:
             for name, tick, one in self._held.dump()
         ]
         counts = [self._held.kept, self._held.evicted, self._held.refused, self.refused]
-        waiting = [(model, channel, list(one.items())) for (model, channel), one in self._waiting.items()]
-        return {"held": held, "counts": counts, "lately": list(self._lately.items()), "waiting": waiting}
+        waiting = [(model, channel, _dumped(one)) for (model, channel), one in self._waiting.items()]
+        return {"held": held, "counts": counts, "lately": _dumped(self._lately), "waiting": waiting}
 
     def load(self, dumped: dict[str, Any]) -> None:
         """Take back what :meth:`dump` gave; :class:`~mlsecd.errors.StateError` where it is of another shape."""
@@ -123,8 +118,28 @@ class Cohorts:
         kept, evicted, refused, own = map(int, dumped["counts"])
         self._held.load(rows, kept)
         self._held.evicted, self._held.refused, self.refused = evicted, refused, own
-        self._lately = {str(name): [int(one) for one in counts] for name, counts in dumped["lately"]}
-        self._waiting = {
-            (int(model), int(channel)): {str(name): [int(one) for one in counts] for name, counts in waiting}
-            for model, channel, waiting in dumped["waiting"]
-        }
+        self._lately = _loaded(dumped["lately"])
+        self._waiting = {(int(model), int(channel)): _loaded(waiting) for model, channel, waiting in dumped["waiting"]}
+
+
+def _shares_of_others(cohort: dict[str, Lately]) -> Iterator[tuple[str, float]]:
+    """Accounts whose rows count, and no less than what the others of the cohort have: mean and two standard errors."""
+    shares = {name: one.counts[0] / one.counts[1] for name, one in cohort.items()}
+    total, squares = sum(shares.values()), sum(share * share for share in shares.values())
+    heavy, others = sum(share >= _HEAVY for share in shares.values()), len(shares) - 1
+    for name, share in shares.items():
+        if heavy - (share >= _HEAVY) <= _COMMON * others:
+            mean = (total - share) / others
+            spread = max((squares - share * share) / others - mean * mean, 0.0)
+            yield name, mean + 2.0 * math.sqrt(spread / others)
+
+
+def _dumped(lately: dict[str, Lately]) -> list[Any]:
+    return [(name, one.tick, one.first_ts, one.counts) for name, one in lately.items()]
+
+
+def _loaded(dumped: Any) -> dict[str, Lately]:
+    return {
+        str(name): Lately(float(tick), float(first_ts), [int(one) for one in counts])
+        for name, tick, first_ts, counts in dumped
+    }

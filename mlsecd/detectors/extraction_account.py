@@ -17,7 +17,7 @@ from mlsecd.detectors import _extraction_fit as fitting
 from mlsecd.detectors._extraction_budget import BudgetParams
 from mlsecd.detectors._extraction_calibration import MIN_QUERIES
 from mlsecd.detectors._extraction_channels import Reference
-from mlsecd.detectors._extraction_cohorts import Cohorts
+from mlsecd.detectors._extraction_cohorts import Cohorts, Lately
 from mlsecd.detectors._extraction_groups import Group, compile_for, groups_of, route
 from mlsecd.detectors._extraction_hiding import HIDING, Hidden, HidingPlan, answered
 from mlsecd.detectors._extraction_level import Level
@@ -205,16 +205,16 @@ class ExtractionAccount(Detector):
             counts = (int(np.count_nonzero(repeats)), len(at), 0, int(np.count_nonzero(good[at])))
         _, rest = group.name.split(":", 1)
         name = f"{self._firsts[group.number]}:{rest}"  # of all views, it is the same account
-        self._cohorts.see(name, group.tick, float(batch.completion[at[0]]), self.params.epoch_seconds, counts)
+        self._cohorts.see(name, group.tick, float(batch.completion[at[0]]), counts)
 
-    def states(self) -> Iterable[tuple[str, list[int]]]:
+    def states(self) -> Iterable[tuple[str, Lately]]:
         """The interval's accounts; the next one begins."""
         return self._cohorts.take()
 
     def close(self, interval: Interval, states: Iterable[tuple[str, Any]]) -> list[Finding]:
         """Judge what hides, where enough accounts have come to tell whose doing it is."""
         found = []
-        for name, hidden in self._cohorts.settle(states):
+        for name, hidden in self._cohorts.settle(states, interval.end, self.params.epoch_seconds):
             plan = self._hiding[self._references[int(name.partition(":")[0])].model]
             limits = self._calibration.hiding[plan.model]
             scores = [hidden.score(channel, plan.null, self.kernels) for channel in range(len(HIDING))]

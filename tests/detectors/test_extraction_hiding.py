@@ -206,13 +206,18 @@ def test_whose_blanks_they_are_is_told_once_others_have_come_and_as_of_then() ->
 def test_what_is_held_of_an_interval_is_bounded() -> None:
     cohorts = Cohorts(5)
     for i in range(20):
-        cohorts.see(f"0:0:{i}", 10.0 * i, 10.0 * i, 3_600.0, (0, 1, 1, 1))  # each may push out the one before
-    assert len(cohorts) == 5
-    assert len(cohorts.take()) == 5
+        cohorts.see(f"0:0:{i}", 10.0 * i, 10.0 * i, (0, 1, 1, 1))
+    taken = cohorts.take()
+    assert len(taken) == 5
     assert cohorts.refused == 15
     for interval in range(4):
-        list(cohorts.settle([(f"0:0:{20 * interval + i}", [0, 0, 1, 1]) for i in range(20)]))
+        many = [(f"0:0:{20 * interval + i}", taken[0][1]) for i in range(20)]
+        list(cohorts.settle(many, 60.0 * interval, 3_600.0))
     assert all(len(one) <= 5 for one in cohorts._waiting.values())
+    wide = Cohorts(12)
+    for interval in range(4):
+        list(wide.settle([(f"0:0:{12 * interval + i}", taken[0][1]) for i in range(12)], 60.0 * interval, 3_600.0))
+    assert len(wide) == 12
 
 
 def test_state_goes_over_a_restart() -> None:
