@@ -262,8 +262,8 @@ class Reference(Frame):
         if batch.has("scores"):
             kernels.mark(fired, tried, _UNC_BIT, uncertainty(batch.ragged("scores"), kernels)[rows], self.unc)
         keys = request_keys(batch, rows, self.widths, kernels)
-        crowding, back = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
-        return kernels.Rows(codes, labels, keys, fired, tried, batch.completion[rows], crowding, back)
+        written = np.full(len(rows), np.nan), np.full(len(rows), np.nan), np.zeros(len(rows), np.bool_)
+        return kernels.Rows(codes, labels, keys, fired, tried, batch.completion[rows], *written)
 
     def arrays(self, prefix: str) -> dict[str, NDArray[Any]]:
         """For a section."""

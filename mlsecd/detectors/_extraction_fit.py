@@ -12,6 +12,7 @@ from mlsecd.detectors._extraction_budget import WEEK
 from mlsecd.detectors._extraction_calibration import MIN_CLIENTS, MIN_QUERIES, Material
 from mlsecd.detectors._extraction_channels import COLUMNS, VIEWS, Reference, request_keys, usable
 from mlsecd.detectors._extraction_cross import Suspect, calibrate
+from mlsecd.detectors._extraction_hiding_fit import BlankRows, hiding_of
 from mlsecd.detectors._extraction_level import clients_needed
 from mlsecd.detectors.base import Fit, Section
 from mlsecd.kernels import Kernels
@@ -38,7 +39,8 @@ _ROWS_MAX: Final = 1_000_000  # about 300 MiB of two 32-d vectors each
 
 def fit(records: Iterable[Records], params: Any, kernels: Kernels) -> Fit:
     """Fit every model that has enough clients, largest first."""
-    batch, seen = gather(records)
+    bare = BlankRows()
+    batch, seen = gather(bare.watch(records), (*NEEDED, "status"))
     notes = [f"only the first {len(batch):,} of {seen:,} usable requests were read"] if seen > len(batch) else []
     made: list[Reference] = []
     refused: list[str] = []
@@ -57,7 +59,17 @@ def fit(records: Iterable[Records], params: Any, kernels: Kernels) -> Fit:
     arrays: dict[str, NDArray[Any]] = {}
     for i, reference in enumerate(made):
         arrays |= reference.arrays(str(i))
-    header = {"references": [reference.header() for reference in made]}
+    blanks = bare.batch()
+    hiding = [
+        hiding_of([one for one in made if one.model == model], batch, blanks, params.epoch_seconds, kernels)
+        for model in dict.fromkeys(reference.model for reference in made)
+    ]
+    for i, plan in enumerate(hiding):
+        arrays |= plan.arrays(f"hiding.{i}")
+    header = {
+        "references": [reference.header() for reference in made],
+        "hiding": [plan.model for plan in hiding],
+    }
     return Fit(Section(header, arrays), None, (*notes, *refused, *map(_describe, made), *suspected))
 
 

@@ -45,6 +45,7 @@ class Routed(NamedTuple):
     chosen: I8  # [n]: the frame that it is measured in, -1 for none
     known: NDArray[np.bool_]  # [n]: it has a client
     misfit: NDArray[np.bool_]  # [n]: it has a client, a known model and a vector, but none that fits a frame
+    blank: I8  # [n]: the first frame of its model, where it has a client but nothing that fits; -1 for the others
 
 
 def route(batch: RequestBatch, frames: Sequence[Frame]) -> Routed:
@@ -52,12 +53,12 @@ def route(batch: RequestBatch, frames: Sequence[Frame]) -> Routed:
     known = batch.text("client").codes >= 0
     model = batch.text("model")
     chosen = np.full(len(batch), -1, np.int64)
-    modelled = np.zeros(len(batch), bool)
+    first = np.full(len(batch), -1, np.int64)
     fits: dict[tuple[str, int], NDArray[np.bool_]] = {}
     for code in np.unique(model.codes[known]).tolist():
         numbers = [i for i, frame in enumerate(frames) if frame.model == model.values[code]]
         rows = np.flatnonzero(known & (model.codes == code))
-        modelled[rows] = bool(numbers)
+        first[rows] = numbers[0] if numbers else -1
         for number in reversed(numbers):  # the fullest view comes last, and stays
             fitting_rows = np.ones(len(rows), bool)
             for letter, width in frames[number].widths.items():
@@ -66,16 +67,19 @@ def route(batch: RequestBatch, frames: Sequence[Frame]) -> Routed:
                 fitting_rows &= fits[letter, width][rows]
             chosen[rows[fitting_rows]] = number
     vectors = (batch.ragged("features").lengths > 0) | (batch.ragged("input_features").lengths > 0)
-    return Routed(chosen, known, modelled & vectors & (chosen < 0))
+    blank = np.where(chosen < 0, first, -1)
+    return Routed(chosen, known, vectors & (blank >= 0), blank)
 
 
 def groups_of(  # noqa: PLR0913, PLR0917 - rows, and what they are held against
-    batch: RequestBatch, at: I8, ticks: F8, number: int, reference: Encodes, kernels: Kernels
+    batch: RequestBatch, at: I8, ticks: F8, number: int, reference: Encodes | None, kernels: Kernels
 ) -> Iterator[Group]:
     """The rows at ``at``, which belong to one reference, encoded so that each group lies in one piece.
 
     Parameters
     ----------
+    reference
+        ``None``: of rows that nothing is measured of; their groups have no rows.
     ticks
         float64[n], the tick of each row of the batch, counted from 0.
     """
@@ -84,7 +88,7 @@ def groups_of(  # noqa: PLR0913, PLR0917 - rows, and what they are held against
     segment = np.cumsum(np.diff(ticks[at], prepend=ticks[at[:1]]) != 0)
     order = np.lexsort((account, segment))
     at, account, segment = at[order], account[order], segment[order]
-    rows = reference.encode(batch, at, kernels)
+    rows = None if reference is None else reference.encode(batch, at, kernels)
     cuts = np.flatnonzero(np.diff(account, prepend=-1) | np.diff(segment, prepend=-1))
     names = [f"{number}:{code & 1}:{client.values[code >> 1]}" for code in account[cuts].tolist()]
     when = (ticks[at[cuts]] * TICK).tolist()

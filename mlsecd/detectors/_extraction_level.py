@@ -55,7 +55,12 @@ def clients_needed(alpha: float) -> int:
 
 
 def level_of(
-    scores: NDArray[np.float64], alpha: float, *, on_average: bool, crossed: NDArray[np.float64] | None = None
+    scores: NDArray[np.float64],
+    alpha: float,
+    *,
+    on_average: bool,
+    crossed: NDArray[np.float64] | None = None,
+    ticket_share: float = 1.0,
 ) -> Level:
     """Set the threshold for a level per client.
 
@@ -72,6 +77,8 @@ def level_of(
     crossed
         Scores that the ticket's tail is drawn through, where there are more than ``scores``: a model's, so these
         need not be by the very reference that is deployed.
+    ticket_share
+        The part of the level that tickets by these scores have; others tell tickets by the rest.
 
     Notes
     -----
@@ -87,7 +94,7 @@ def level_of(
         level = max(alpha, 1.0 / (n + 1))
         rank = min(math.ceil((1.0 - level) * (n + 1) - 1e-9), n)
     threshold = max(float(scores[rank - 1]), _FLOOR)
-    ticket = min(threshold, _ticket(scores if crossed is None else crossed, alpha))
+    ticket = min(threshold, _ticket(scores if crossed is None else crossed, ticket_share * alpha))
     return Level(threshold, level, _upper(n, n - rank), certified, ticket)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from mlsecd.detectors._extraction_budget import level_asked
 from mlsecd.detectors._extraction_channels import COLUMNS, Reference
+from mlsecd.detectors._extraction_hiding import HIDING, LEVEL_SHARE, HidingPlan
 from mlsecd.detectors._extraction_level import Level, clients_needed, level_of, saturated_channels
 from mlsecd.detectors.base import DetectorState
 from mlsecd.kernels import Kernels
@@ -13,6 +15,7 @@ from mlsecd.kernels import Kernels
 __all__ = ["Calibration"]
 
 _DEFAULT_SHARE: Final = 0.25  # false alarms a week, where the configuration hands down none
+_TICKETS: Final = 1.0 - LEVEL_SHARE * len(HIDING)  # of the level: what hides has tickets of its own
 _MISMATCH_RUN: Final = 100  # rows in a row whose vectors do not fit the baseline: another model is served
 
 
@@ -25,11 +28,15 @@ class Calibration:
         The level per client and epoch that was asked for, by reference.
     levels
         What was set, by reference.
+    hiding
+        Thresholds of the channels that hide, by model.
     blind
         Channels that cannot alarm alone, by reference.
     """
 
-    def __init__(self, references: list[Reference], params: Any, kernels: Kernels) -> None:
+    def __init__(
+        self, references: list[Reference], params: Any, kernels: Kernels, hiding: Sequence[HidingPlan] = ()
+    ) -> None:
         self._references = references
         self._channels = len(kernels.CHANNELS) if references else 0
         models = len({reference.model for reference in references})
@@ -37,9 +44,21 @@ class Calibration:
             level_asked(params, _DEFAULT_SHARE, models, reference.facts["clients_per_week"]) for reference in references
         ]
         self.levels: list[Level] = [
-            level_of(reference.scores, alpha, on_average=params.client_alpha is not None, crossed=reference.crossed)
+            level_of(
+                reference.scores,
+                alpha,
+                on_average=params.client_alpha is not None,
+                crossed=reference.crossed,
+                ticket_share=_TICKETS,
+            )
             for reference, alpha in zip(references, self.asked, strict=True)
         ]
+        self.hiding = {
+            plan.model: plan.thresholds(alpha)
+            for plan in hiding
+            for reference, alpha in zip(references, self.asked, strict=True)
+            if reference.model == plan.model
+        }
         self.blind = [
             saturated_channels(reference.plan, level.ticket, kernels)
             for reference, level in zip(references, self.levels, strict=True)

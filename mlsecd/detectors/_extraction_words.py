@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from mlsecd.detectors._extraction_channels import COLUMNS, Reference
+from mlsecd.detectors._extraction_hiding import HIDING, LEVEL_SHARE, Hidden, HidingPlan
 from mlsecd.detectors._extraction_level import Level
 from mlsecd.detectors._extraction_state import Account
 from mlsecd.kernels import Kernels
 
-__all__ = ["evidence_of", "is_walk", "reason_of"]
+__all__ = ["evidence_of", "evidence_of_hiding", "is_walk", "reason_of", "reason_of_hiding"]
 
 _SHOWN: Final = 4  # channels in a finding
 _SHARE: Final = 0.5  # of the leading channel's score, for a channel to be said to have driven it
@@ -38,6 +40,11 @@ _WORDS: Final = {
     "farflip": "go back to vary a query it had left behind and got another answer",
     "back_tail": "come back very close to a query it had left behind (closest 0.5%)",
     "back_rare": "come back extremely close to a query it had left behind (closest 0.05%)",
+}
+
+_HIDING_WORDS: Final = {
+    "retry": "repeat an earlier body, by its hash",
+    "unscored": "were answered without a vector that can be judged",
 }
 
 # Led by these, an account varies single queries again and again: it estimates gradients or walks along a boundary.
@@ -101,3 +108,36 @@ def reason_of(evidence: dict[str, Any], level: Level, *, certified: bool) -> str
     else:
         promise = f"uncertified: only {n} calibration clients"
     return f"{told}{aside}; {promise}"
+
+
+def evidence_of_hiding(plan: HidingPlan, hidden: Hidden, scores: Sequence[float], lead: int) -> dict[str, Any]:
+    """Numbers behind a finding that rests on what cannot be judged; the channel that led to it comes first."""
+    channels = [
+        {
+            "channel": HIDING[c],
+            "count": hidden.fired[c],
+            "of": hidden.tried[c],
+            "expected": round(hidden.expects(c, plan.null), 2),
+            "score": round(scores[c], 3),
+        }
+        for c in sorted(range(len(HIDING)), key=lambda c: c != lead)
+        if c == lead or scores[c] > 0.0
+    ]
+    return {
+        "model": plan.model,
+        "channels": channels,
+        "first_ts": hidden.first_ts,
+        "calibration_clients": len(plan.scores),
+    }
+
+
+def reason_of_hiding(evidence: dict[str, Any], alpha: float) -> str:
+    """One line in plain words."""
+    leading = evidence["channels"][0]
+    of, words = leading["of"], _HIDING_WORDS[leading["channel"]]
+    level = 100 * LEVEL_SHARE * alpha
+    return (
+        f"{leading['count']} of {of} queries {words}, where {leading['expected']:g} "
+        f'are expected: what it asks model "{evidence["model"]}" is kept from judgement, or its client is broken; '
+        f"uncertified: by a model of {evidence['calibration_clients']} ordinary clients, set to {level:.2g}%"
+    )

@@ -17,12 +17,20 @@ from mlsecd.detectors import _extraction_fit as fitting
 from mlsecd.detectors._extraction_budget import BudgetParams
 from mlsecd.detectors._extraction_calibration import MIN_QUERIES
 from mlsecd.detectors._extraction_channels import Reference
+from mlsecd.detectors._extraction_cohorts import Cohorts, Lately
 from mlsecd.detectors._extraction_groups import Group, compile_for, groups_of, route
+from mlsecd.detectors._extraction_hiding import HIDING, Hidden, HidingPlan, answered
 from mlsecd.detectors._extraction_level import Level
 from mlsecd.detectors._extraction_standing import Calibration
 from mlsecd.detectors._extraction_state import TICK, Account, Accounts
-from mlsecd.detectors._extraction_words import evidence_of, is_walk, reason_of
-from mlsecd.detectors.base import Detector, DetectorState, Fit, Maturity, Section, Standing
+from mlsecd.detectors._extraction_words import (
+    evidence_of,
+    evidence_of_hiding,
+    is_walk,
+    reason_of,
+    reason_of_hiding,
+)
+from mlsecd.detectors.base import Detector, DetectorState, Fit, Interval, Maturity, Section, Standing
 from mlsecd.errors import BaselineError, StateError
 from mlsecd.kernels import Kernels
 from mlsecd.records import Finding, Kind, Records, RequestBatch, Severity
@@ -34,7 +42,7 @@ __all__ = ["DETECTOR", "ExtractionAccount", "Params"]
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 
-_SNAPSHOT: Final = 1
+_SNAPSHOT: Final = 2
 _RISE: Final = 1.0  # decades by which a score must have grown to be told again,
 _GROWTH: Final = 0.25  # or this share of itself, if that is more: some twenty findings on the way to the ceiling
 _COUNTERS: Final = ("unattributed", "unscored", "mismatched", "retried", "refused")  # rows of each fate
@@ -77,7 +85,9 @@ class ExtractionAccount(Detector):
         "Honest clients who change single columns at a time look like inputs that are drawn column by column.",
         "A few attack queries in each of many accounts: each account stays below what one account shows.",
         "Fewer than 10 distinct queries of one account in one epoch are never judged.",
-        "Requests without features and input_features are not scored: the tap must send a vector.",
+        "Requests without features and input_features show only in their number: the tap must send a vector.",
+        "Queries without a vector, where a quarter of the accounts have such rows, or fewer than 8 others come.",
+        "Repeats no more often than pollers and health checks, where those were there at calibration.",
         "Exact repeats beyond the window's reach (1,024 queries of 32 coordinates) count as new.",
         "Ordinary clients that change together (a season, a launch) are no longer exchangeable with the calibration.",
         "Thieves in the baseline cost the page until they are left out; where one in twenty is one, tickets too.",
@@ -89,7 +99,11 @@ class ExtractionAccount(Detector):
     def __init__(self, params: Any, kernels: Kernels, section: Section | None = None) -> None:
         super().__init__(params, kernels, section)
         self._references = self._load(section)
-        self._calibration = Calibration(self._references, params, kernels)
+        self._hiding = self._load_hiding(section)
+        self._calibration = Calibration(self._references, params, kernels, list(self._hiding.values()))
+        self._cohorts = Cohorts(params.max_clients)
+        models = [reference.model for reference in self._references]
+        self._firsts = [models.index(model) for model in models]
         channels = len(kernels.CHANNELS) if self._references else 0
         self._accounts = Accounts(params.max_clients, params.max_hot_clients, channels, self._shape)
         self._counts = dict.fromkeys(_COUNTERS, 0)
@@ -106,6 +120,15 @@ class ExtractionAccount(Detector):
             raise BaselineError(f"{self.name}: the baseline's part cannot be used")
         return [Reference.of(header, section.arrays, str(i), self.kernels) for i, header in enumerate(headers)]
 
+    def _load_hiding(self, section: Section | None) -> dict[str, HidingPlan]:
+        """By model; empty where the baseline was fitted before these were learned."""
+        if section is None or "hiding" not in section.header:
+            return {}
+        models = section.header["hiding"]
+        if not isinstance(models, list) or set(models) != {reference.model for reference in self._references}:
+            raise BaselineError(f"{self.name}: the baseline's part cannot be used")
+        return {model: HidingPlan.of(model, section.arrays, f"hiding.{i}") for i, model in enumerate(models)}
+
     def _shape(self, name: str) -> tuple[int, int]:
         """Coordinates and rows of an account's window."""
         number = int(name.partition(":")[0])
@@ -118,26 +141,33 @@ class ExtractionAccount(Detector):
         """Fold requests, in order of completion."""
         if not isinstance(records, RequestBatch) or not len(records):
             return []
-        chosen = self._route(records)
-        if not (chosen >= 0).any():
+        chosen, blank = self._route(records)
+        if not ((chosen >= 0) | (blank >= 0)).any():
             return []
+        good = answered(records)
         ticks = records.completion // TICK
         groups: list[Group] = []
         for number in np.unique(chosen[chosen >= 0]).tolist():
             at = np.flatnonzero(chosen == number)
             groups += groups_of(records, at, ticks, number, self._references[number], self.kernels)
+        for number in np.unique(blank[good & (blank >= 0)]).tolist():
+            at = np.flatnonzero(good & (blank == number))
+            groups += groups_of(records, at, ticks, number, None, self.kernels)
         found: list[tuple[int, Finding]] = []
         for group in sorted(groups, key=itemgetter(0)):  # accounts enter in order of appearance
-            found += self._fold(group)
+            if group.rows is not None:
+                found += self._fold(group)
+            if self._hiding:
+                self._see(group, records, good)
         return [finding for _, finding in sorted(found, key=itemgetter(0))]
 
-    def _route(self, batch: RequestBatch) -> I8:
-        """The reference that each row is held against, int64[n], -1 for none; counts what is not scored."""
+    def _route(self, batch: RequestBatch) -> tuple[I8, I8]:
+        """The reference of each row, int64[n], -1 for none: of those with vectors, and of blanks; counts the latter."""
         routed = route(batch, self._references)
         self._counts["unattributed"] += int((~routed.known).sum())
         self._counts["unscored"] += int((routed.known & (routed.chosen < 0)).sum())
         self._count_misfits(routed.misfit, routed.chosen >= 0)
-        return routed.chosen
+        return routed.chosen, routed.blank if self._hiding else np.full(len(batch), -1, np.int64)
 
     def _count_misfits(self, misfit: NDArray[np.bool_], scored: NDArray[np.bool_]) -> None:
         self._counts["mismatched"] += int(misfit.sum())
@@ -168,6 +198,67 @@ class ExtractionAccount(Detector):
             end, score = self.kernels.scan(held, rows, plan, self._gate(account, level), end, stop)
         self._counts["retried"] += int(account.seen[0] - account.seen[1] - repeats)
         return found
+
+    def _see(self, group: Group, batch: RequestBatch, good: NDArray[np.bool_]) -> None:
+        """Note how many of an account's rows of one tick are repeats, and how many have no usable vector."""
+        at = group.at[group.start : group.stop]
+        if group.rows is None:
+            counts = (0, 0, len(at), len(at))
+        else:
+            repeats = group.rows.repeats[group.start : group.stop]
+            counts = (int(np.count_nonzero(repeats)), len(at), 0, int(np.count_nonzero(good[at])))
+        _, rest = group.name.split(":", 1)
+        name = f"{self._firsts[group.number]}:{rest}"  # of all views, it is the same account
+        self._cohorts.see(name, group.tick, float(batch.completion[at[0]]), counts)
+
+    def states(self) -> Iterable[tuple[str, Lately]]:
+        """The interval's accounts; the next one begins."""
+        return self._cohorts.take()
+
+    def close(self, interval: Interval, states: Iterable[tuple[str, Any]]) -> list[Finding]:
+        """Judge what hides, where enough accounts have come to tell whose doing it is."""
+        found = []
+        for name, hidden in self._cohorts.settle(states, interval.end, self.params.epoch_seconds):
+            plan = self._hiding[self._references[int(name.partition(":")[0])].model]
+            limits = self._calibration.hiding[plan.model]
+            scores = [hidden.score(channel, plan.null, self.kernels) for channel in range(len(HIDING))]
+            due = [
+                c
+                for c, score in enumerate(scores)
+                if score > limits[c] and self._is_due(hidden, c, score, interval.end)
+            ]
+            if not due:
+                continue
+            lead = max(due, key=lambda c: scores[c] / limits[c])
+            for channel in due:
+                hidden.told[channel] = max(hidden.told[channel], scores[channel])
+                hidden.told_ts[channel] = interval.end
+            found.append(self._tell_hiding(name, hidden, scores, lead, interval.end))
+        return found
+
+    def _is_due(self, hidden: Hidden, channel: int, score: float, now: float) -> bool:
+        """Whether a score that goes on is told again."""
+        before = hidden.told[channel]
+        risen = before + max(_RISE, _GROWTH * before)
+        return score >= risen or now >= hidden.told_ts[channel] + self.params.repeat_seconds
+
+    def _tell_hiding(self, name: str, hidden: Hidden, scores: list[float], lead: int, ts: float) -> Finding:
+        """A ticket, whatever the score: a broken client looks the same, and content's calibration says nothing here."""
+        number, synthetic, client = name.split(":", 2)
+        plan = self._hiding[self._references[int(number)].model]
+        evidence = evidence_of_hiding(plan, hidden, scores, lead)
+        return self.finding(
+            ts=ts,
+            subject_kind="client",
+            subject=client,
+            severity=Severity.LOW,
+            score=scores[lead],
+            threshold=float(self._calibration.hiding[plan.model][lead]),
+            reason=reason_of_hiding(evidence, self._calibration.asked[int(number)]),
+            evidence=evidence,
+            certified=False,
+            synthetic=synthetic == "1",
+        )
 
     def _gate(self, account: Account, level: Level) -> NDArray[np.float64]:
         """From which score on, and from when on, the next finding is due."""
@@ -207,6 +298,8 @@ class ExtractionAccount(Detector):
             "hot_clients": float(self._accounts.hot),
             "cold_clients": float(self._accounts.cold),
             "evicted_clients": float(self._accounts.evicted),
+            "hiding_clients": float(len(self._cohorts)),
+            "hiding_refused": float(self._cohorts.refused),
             **counts,
         }
         if not self._references:
@@ -220,6 +313,7 @@ class ExtractionAccount(Detector):
             "counts": [self._counts[name] for name in _COUNTERS],
             "mismatch_run": self._mismatch_run,
             "accounts": self._accounts.dump(),
+            "cohorts": self._cohorts.dump(),
         }
         return pack(_SNAPSHOT, state)
 
@@ -232,6 +326,7 @@ class ExtractionAccount(Detector):
             counts = dict(zip(_COUNTERS, map(int, state["counts"]), strict=True))
             run = int(state["mismatch_run"])
             self._accounts.load(state["accounts"])
+            self._cohorts.load(state["cohorts"])
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise StateError(f"a snapshot of {self.name} is damaged: {error}") from error
         self._counts, self._mismatch_run = counts, run
@@ -242,6 +337,9 @@ class ExtractionAccount(Detector):
         for reference in self._references:
             digest.update(f"{reference.model}\0{reference.view}\0".encode())
             for array in reference.arrays("").values():
+                digest.update(array.tobytes())
+        for plan in self._hiding.values():
+            for array in plan.arrays("").values():
                 digest.update(array.tobytes())
         return digest.hexdigest()
 

@@ -43,6 +43,7 @@ _ROW_CHANNELS: Final = (1 << _KNN) - 1
 _NEIGHBOURS: Final = 10  # of the crowding score; also the fewest window rows that a row is held against
 _CROWD_MIN: Final = 16  # neighbours within the near radius that make a crowd
 _RECENT: Final = 32  # what lies further back than this is "far": beyond a session's own flow
+_SAME: Final = 2  # what `_repeats` says of the very same request
 _MEMORY: Final = 2_048  # trials after which a channel's counts are halved: old honesty must not dilute what is new
 
 
@@ -69,6 +70,7 @@ class Rows(NamedTuple):
     ts: NDArray[np.float64]  # [n], seconds
     crowding: NDArray[np.float64]  # [n], written: the crowding score, NaN where it was not measured
     back: NDArray[np.float64]  # [n], written: the score of coming back, NaN where it was not measured
+    repeats: NDArray[np.bool_]  # [n], written: whether the window had its key, be the vector the same or not
 
 
 class Plan(NamedTuple):
@@ -105,21 +107,25 @@ def mark(
 
 
 @njit(nogil=True, cache=True)
-def _is_retry(account: Account, held: int, key: Any, code: NDArray[np.int8]) -> bool:
-    """Whether the window has this very request: an equal key, and a vector equal up to rounding.
+def _repeats(account: Account, held: int, key: Any, code: NDArray[np.int8]) -> int:
+    """2: the window has this very request, an equal key and a vector equal up to rounding; 1: an equal key; 0: neither.
 
     A key is 32 bits of a hash, so alone it could be forged; rounding differs by one step where the
     server's arithmetic does (batching).
     """
+    found = 0
     for i in range(held):
         if account.keys[i] == key:
+            found = 1
             total = 0
             for j in range(code.shape[0]):
                 step = int(account.window[j, i]) - int(code[j])
                 total += step * step
+                if total > code.shape[0]:
+                    break
             if total <= code.shape[0]:
-                return True
-    return False
+                return _SAME
+    return found
 
 
 @njit(nogil=True, cache=True)
@@ -291,7 +297,7 @@ def scan(  # noqa: PLR0913, PLR0917 - a tuple of arrays and two numbers cost les
     account
         Its arrays are written. Where it has a window, the capacity must hold all rows or be W.
     rows
-        In order; ``rows.crowding`` and ``rows.back`` are written.
+        In order; ``rows.crowding``, ``rows.back`` and ``rows.repeats`` are written.
     gate
         float64[4]: lowest score to tell, lowest score to tell of again, time from which to tell of it
         again anyhow (seconds), fewest distinct rows to judge.
@@ -308,7 +314,9 @@ def scan(  # noqa: PLR0913, PLR0917 - a tuple of arrays and two numbers cost les
     for i in range(start, stop):
         held = min(int(account.pushed[0]), window)
         account.seen[0] += 1
-        if _is_retry(account, held, rows.keys[i], rows.codes[i]):
+        found = _repeats(account, held, rows.keys[i], rows.codes[i])
+        rows.repeats[i] = found > 0
+        if found == _SAME:
             continue
         account.seen[1] += 1
         fired, tried = _hold_against_window(account, rows, plan, i, scratch[:held])

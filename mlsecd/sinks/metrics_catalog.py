@@ -284,6 +284,8 @@ DETECTOR_GAUGES: Final = {
     "unscored_rows": "Requests with a client that could not be scored, since the start.",
     "mismatched_rows": "Requests whose vectors have other widths than the baseline's, since the start.",
     "retried_rows": "Exact repeats of an account's own queries, which are not judged twice, since the start.",
+    "hiding_clients": "Accounts whose repeats and requests without a usable vector are counted.",
+    "hiding_refused": "Accounts whose repeats and requests without a usable vector found no room, since the start.",
     "refused_rows": "Requests of accounts that there was no room for, since the start.",
     # campaign_extraction
     "accounts": "Accounts with a sketch in the current epoch.",

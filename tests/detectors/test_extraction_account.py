@@ -92,6 +92,8 @@ def conformance() -> Case:
     parts += [batch(*odd(rng, 40), "c3", start=50.2, step=2.0, synthetic=True)]
     parts += [batch(*odd(rng, 30), None, start=55.2), batch(*odd(rng, 30), "c4", start=60.1, features=None)]
     parts += [batch(*odd(rng, 20), "c5", start=70.1, body_hash=None, predicted=None, scores=None)]
+    parts += [batch(*odd(rng, 40), "blank", start=20.3, step=7.0, features=None)]
+    parts += [batch(*queries(rng, 60), "forger", start=21.3, step=3.0, body_hash=["same"] * 60)]
     joined = RequestBatch.concat(parts)
     joined = joined.take(np.argsort(joined.completion, kind="stable"))
     return Case(

@@ -198,7 +198,8 @@ def rows(seed: int, n: int, dims: int = 5) -> Any:
     labels = rng.integers(-1, 3, n).astype(np.int16)
     tried, some, others = rng.integers(0, 1 << ROW_CHANNELS, (3, n)).astype(np.uint16)
     fired = tried & some & others
-    return cpu.Rows(codes, labels, keys, fired, tried, np.arange(n) * 10.0, np.full(n, np.nan), np.full(n, np.nan))
+    written = np.full(n, np.nan), np.full(n, np.nan), np.zeros(n, bool)
+    return cpu.Rows(codes, labels, keys, fired, tried, np.arange(n) * 10.0, *written)
 
 
 def account(window: int = WINDOW, dims: int = 5) -> Any:

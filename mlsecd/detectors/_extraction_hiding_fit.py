@@ -1,0 +1,147 @@
+"""Learns how often ordinary clients repeat, and send no usable vector: offline, for ``baseline fit``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlsecd.detectors._extraction_calibration import MIN_QUERIES, split
+from mlsecd.detectors._extraction_channels import Reference, window_rows
+from mlsecd.detectors._extraction_groups import route
+from mlsecd.detectors._extraction_hiding import HIDING, Hidden, HidingPlan, answered
+from mlsecd.detectors._extraction_null import null_of
+from mlsecd.detectors._extraction_state import TICK
+from mlsecd.kernels import Kernels
+from mlsecd.records import Records, RequestBatch, rows_of
+from mlsecd.windows.recent import Recent
+
+__all__ = ["BlankRows", "hiding_of"]
+
+F8 = NDArray[np.float64]
+I8 = NDArray[np.int64]
+
+_BLANKS_MAX: Final = 200_000  # rows without any vector, apart from those with one: these must not crowd out those
+_CLIENT_MAX: Final = 2_048  # of one client: as many as are remembered of it in service
+_COLUMNS: Final = ("ts", "duration_s", "model", "client", "status")
+
+
+class BlankRows:
+    """Rows of real, known clients that were answered without any vector, taken off records that pass by."""
+
+    def __init__(self) -> None:
+        self._kept: list[RequestBatch] = []
+        self._by_client: Counter[str] = Counter()
+        self._held = 0
+
+    def watch(self, records: Iterable[Records]) -> Iterator[Records]:
+        """The same records."""
+        for batch in records:
+            if isinstance(batch, RequestBatch) and len(batch):
+                self._take(batch)
+            yield batch
+
+    def _take(self, batch: RequestBatch) -> None:
+        client = batch.text("client")
+        bare = (batch.ragged("features").lengths == 0) & (batch.ragged("input_features").lengths == 0)
+        rows = np.flatnonzero(bare & (client.codes >= 0) & ~batch.synthetic & answered(batch))
+        chosen = []
+        for code, places in rows_of(client.codes[rows]):
+            name = client.values[code]
+            some = rows[places][: max(_CLIENT_MAX - self._by_client[name], 0)][: max(_BLANKS_MAX - self._held, 0)]
+            self._by_client[name] += len(some)
+            self._held += len(some)
+            chosen.append(some)
+        if chosen and (taken := np.sort(np.concatenate(chosen))).size:
+            columns = {name: batch.columns[name] for name in _COLUMNS if batch.has(name)}
+            self._kept.append(RequestBatch(columns, batch.seq).take(taken))
+
+    def batch(self) -> RequestBatch:
+        """All of them."""
+        return RequestBatch.concat(self._kept)
+
+
+def hiding_of(
+    references: Sequence[Reference], batch: RequestBatch, blanks: RequestBatch, epoch_seconds: float, kernels: Kernels
+) -> HidingPlan:
+    """Learn one model's null from a third of its clients, thresholds from the others: those without vectors too.
+
+    Parameters
+    ----------
+    references
+        Of all views of the model.
+    batch, blanks
+        Rows with a vector, usable or not, and rows without; of any model.
+    """
+    events: dict[str, list[F8]] = {}
+    for name, rows in _with_vectors(references, batch, kernels):
+        events.setdefault(name, []).append(rows)
+    for name, rows in _without(references[0].model, blanks):
+        events.setdefault(name, []).append(rows)
+    joined = {name: np.concatenate(parts) for name, parts in events.items()}
+    joined = {name: rows[np.argsort(rows[:, 0], kind="stable")] for name, rows in joined.items()}
+    reference_part, calibration_part = split([name for name, rows in joined.items() if len(rows) >= MIN_QUERIES])
+    tallies = np.array([joined[name][:, 1:].sum(axis=0).reshape(2, 2).T for name in reference_part], np.int32)
+    null = null_of(tallies.reshape(-1, 2, len(HIDING)), HIDING)
+    scores = [_highest(joined[name], null, epoch_seconds, kernels) for name in calibration_part]
+    return HidingPlan(references[0].model, null, np.array(scores).reshape(-1, len(HIDING)))
+
+
+def _rows(ts: F8, counts: Sequence[Any]) -> F8:
+    """float64[n, 5]: when, then fired and tried of each channel."""
+    made = np.zeros((len(ts), 1 + 2 * len(HIDING)))
+    made[:, 0] = ts
+    for i, count in enumerate(counts, 1):
+        made[:, i] = count
+    return made
+
+
+def _with_vectors(references: Sequence[Reference], batch: RequestBatch, kernels: Kernels) -> Iterator[tuple[str, F8]]:
+    """Clients and their rows with a vector: of those that fit a view, whether the window had their key."""
+    routed, client, good = route(batch, references), batch.text("client"), answered(batch)
+    for number, reference in enumerate(references):
+        at = np.flatnonzero(routed.chosen == number)
+        for code, places in rows_of(client.codes[at]):
+            own = at[places]
+            rows = reference.encode(batch, own, kernels)
+            _remember(rows, reference, kernels)
+            yield client.values[code], _rows(rows.ts, (rows.repeats, 1.0, 0.0, good[own]))
+    at = np.flatnonzero((routed.blank >= 0) & good)
+    for code, places in rows_of(client.codes[at]):
+        yield client.values[code], _rows(batch.completion[at[places]], (0.0, 0.0, 1.0, 1.0))
+
+
+def _remember(rows: Any, reference: Reference, kernels: Kernels) -> None:
+    """Fold rows into a fresh account, so that repeats are marked."""
+    space, channels = reference.window_space, len(kernels.CHANNELS)
+    recent = Recent(space.dims, window_rows(space.dims))
+    recent.make_room(len(rows.ts))
+    counts = np.zeros(2, np.int64), np.zeros((2, channels), np.int16), np.zeros(channels)
+    account = kernels.Account(recent.codes, recent.labels, recent.keys, recent.pushed, *counts)
+    kernels.scan(account, rows, reference.plan, np.array([np.inf, 0.0, 0.0, np.inf]), 0, len(rows.ts))
+
+
+def _without(model: str, blanks: RequestBatch) -> Iterator[tuple[str, F8]]:
+    names, client = blanks.text("model"), blanks.text("client")
+    at = np.array([i for i in range(len(blanks)) if names.at(i) == model], np.int64)
+    for code, places in rows_of(client.codes[at]):
+        yield client.values[code], _rows(blanks.completion[at[places]], (0.0, 0.0, 1.0, 1.0))
+
+
+def _highest(rows: F8, null: F8, epoch_seconds: float, kernels: Kernels) -> list[float]:
+    """The highest score of each channel on a client's path, judged after each tick, afresh in each epoch."""
+    ticks = rows[:, 0] // TICK
+    cuts = np.flatnonzero(np.diff(ticks, prepend=-np.inf))
+    best, hidden = [0.0] * len(HIDING), Hidden(rows[0, 0])
+    for start, counts in zip(cuts.tolist(), np.add.reduceat(rows[:, 1:], cuts).astype(int).tolist(), strict=True):
+        if rows[start, 0] - hidden.started >= epoch_seconds:
+            hidden = Hidden(rows[start, 0])
+        for channel in range(len(HIDING)):
+            fired, tried = counts[2 * channel : 2 * channel + 2]
+            hidden.add(channel, fired, tried)
+            if fired:
+                best[channel] = max(best[channel], hidden.score(channel, null, kernels))
+    return best
