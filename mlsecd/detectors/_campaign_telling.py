@@ -49,7 +49,7 @@ CHANNELS: Final = (*DISTANCE, *ADVERSARIAL)
 SMALLEST: Final = 6  # members of a campaign
 MOST: Final = 0.5  # of the members are odd in a channel
 _TIMES: Final = 2.0  # as often as ordinary clients, and as the day's others, members fire a channel of distance
-_MIXED: Final = 4.0  # times as many odd queries, over the ordinary share, as a common move of all queries would give
+_MIXED: Final = 6.0  # times as many odd queries, over the ordinary share, as a common move of all queries would give
 _FAR: Final = 6.0  # times as often as ordinary clients: further than a launch or a season of ours went, mixed or not
 _LEAST_MOVE: Final = 0.005  # that the share of odd queries is taken to grow by: less is noise
 _CALM: Final = 1.3  # times as often as ordinary clients those others may: in a season they are odd themselves
@@ -142,7 +142,7 @@ class Teller:
     def distant(self, chosen: Mask, base: F8 | None, *, sure: bool) -> list[Channel]:
         """Channels of distance that members fire twice as often as ordinary clients and as the day's other accounts.
 
-        And four times as often as all of their queries would that had moved as their mean has, for part of them is odd
+        And six times as often as all of their queries would that had moved as their mean has, for part of them is odd
         and the rest is cover; or six times as often as ordinary clients. With ``base`` as in :meth:`adversarial`: of
         accounts that were chosen for being odd. Without, by ranks where the direction is ``sure``; where it is not, by
         the sum of tails, which is slower to tell.

@@ -24,7 +24,7 @@ from mlsecd.detectors._extraction_channels import (
     uncertainty,
     window_rows,
 )
-from mlsecd.detectors._extraction_null import RARE_TAILS, TAILS, cuts_of, scale_of, sharp_null_of
+from mlsecd.detectors._extraction_null import RARE_TAILS, TAILS, cuts_of, scale_of, sharp_null_of, weights_of
 from mlsecd.detectors.base import rng
 from mlsecd.kernels import Kernels
 from mlsecd.records import RequestBatch
@@ -313,7 +313,7 @@ def learn(material: Material, names: Sequence[str], epoch_seconds: float, kernel
     made.plan = made.plan._replace(cuts=cuts_of(crowding), back_cuts=cuts_of(back, RARE_TAILS))
     tallies = np.array([path.tally for path in paths()])
     made.plan = made.plan._replace(null=sharp_null_of(tallies, kernels.CHANNELS, kernels))
-    made.plan.null[2] = scale_of(np.array([path.best for path in paths()]))
+    made.plan.null[2] = scale_of(np.array([path.best for path in paths()])) * weights_of(kernels.CHANNELS)
     return made
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mlsecd.kernels import Kernels
 
-__all__ = ["RARE_TAILS", "TAILS", "cuts_of", "null_of", "scale_of", "sharp_null_of"]
+__all__ = ["RARE_TAILS", "TAILS", "cuts_of", "null_of", "scale_of", "sharp_null_of", "weights_of"]
 
 F8 = NDArray[np.float64]
 
@@ -26,6 +26,7 @@ _LOUDEST: Final = 0.05
 _MEAN: Final = (1e-4, 0.9999)
 _RARE: Final = 0.005  # prior mean of an indicator that has no nominal level
 _TOP_SHARE: Final = 0.1
+_RESIDUAL_WEIGHT: Final = 1.0 / 1.5
 _HIGHEST: Final = 0.01
 
 
@@ -132,6 +133,11 @@ def _beta(mean: float, rho: float) -> tuple[float, float]:
 _BY_KIND: Final = frozenset({"knn", "knn_tail", "neardup", "crowd", "flip", "far", "farflip"})
 # fire on 5 % of ordinary rows by construction
 _GRADED: Final = frozenset({"ood_f", "ood_e", "unc", "knn", "neardup", "resid_f", "resid_e"})
+
+
+def weights_of(channels: tuple[str, ...]) -> F8:
+    """What scales are multiplied with: new customers of a launch are odd first in what hardly varies; it counts less."""
+    return np.array([_RESIDUAL_WEIGHT if name.startswith("resid_") else 1.0 for name in channels])
 
 
 def scale_of(best: F8) -> Any:
