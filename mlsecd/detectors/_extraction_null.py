@@ -26,7 +26,8 @@ _LOUDEST: Final = 0.05
 _MEAN: Final = (1e-4, 0.9999)
 _RARE: Final = 0.005  # prior mean of an indicator that has no nominal level
 _TOP_SHARE: Final = 0.1
-_RESIDUAL_WEIGHT: Final = 1.0 / 1.5
+_DISTANT: Final = ("ood_", "resid_")  # channels in which customers of a launch or a season are odd
+_DISTANCE_WEIGHT: Final = 1.0 / 1.5
 _HIGHEST: Final = 0.01
 
 
@@ -136,8 +137,8 @@ _GRADED: Final = frozenset({"ood_f", "ood_e", "unc", "knn", "neardup", "resid_f"
 
 
 def weights_of(channels: tuple[str, ...]) -> F8:
-    """What scales are multiplied with: new customers of a launch are odd first in what hardly varies; it counts less."""
-    return np.array([_RESIDUAL_WEIGHT if name.startswith("resid_") else 1.0 for name in channels])
+    """What scales are multiplied with: distance counts less, for customers of a launch are odd there too."""
+    return np.array([_DISTANCE_WEIGHT if name.startswith(_DISTANT) else 1.0 for name in channels])
 
 
 def scale_of(best: F8) -> Any:
