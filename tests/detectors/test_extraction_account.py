@@ -112,17 +112,17 @@ def conformance() -> Case:
 def test_what_is_odd_but_not_past_the_certified_threshold_is_a_ticket_until_it_is() -> None:
     detector = make()
     level = detector._calibration.levels[0]
-    detector._calibration.levels[0] = dataclasses.replace(level, threshold=60.0, ticket=2.0)
+    detector._calibration.levels[0] = dataclasses.replace(level, threshold=40.0, ticket=2.0)
     found = told(detector, batch(*odd(np.random.default_rng(72), 60), "thief"))
     low = [one for one in found if one.severity is Severity.LOW]
     high = [one for one in found if one.severity is Severity.HIGH]
     assert low
     assert high
-    assert all(one.score <= 60.0 and one.threshold == 2.0 and not one.certified for one in low)
-    assert all(one.score > 60.0 and one.threshold == 60.0 and one.certified for one in high)
+    assert all(one.score <= 40.0 and one.threshold == 2.0 and not one.certified for one in low)
+    assert all(one.score > 40.0 and one.threshold == 40.0 and one.certified for one in high)
     assert "some of the 40 calibration clients scored as high" in low[0].reason
     alone = make()
-    alone._calibration.levels[0] = dataclasses.replace(level, threshold=60.0, ticket=60.0)
+    alone._calibration.levels[0] = dataclasses.replace(level, threshold=40.0, ticket=40.0)
     first = told(alone, batch(*odd(np.random.default_rng(72), 60), "thief"))[0]
     assert high[0].ts == first.ts, "a page waits for no ticket's turn"
 
@@ -267,9 +267,9 @@ def test_one_who_mixes_odd_queries_into_ordinary_ones_is_told_at_an_exact_row() 
     strange, labels = odd(rng, 20)
     x[::10], label[::10] = strange, labels
     found = told(make(client_alpha=0.02), batch(x, label, "mixer"))
-    assert found[0].ts == 20.0
+    assert found[0].ts == 30.0
     leading = found[0].evidence["channels"][0]
-    assert (leading["channel"], leading["count"], leading["of"]) == ("ood_f_tail", 3, 21)
+    assert (leading["channel"], leading["count"], leading["of"]) == ("ood_f_tail", 4, 31)
 
 
 # Single channels
