@@ -92,6 +92,7 @@ class CampaignExtraction(Detector):
         "Accounts with fewer than 10 distinct queries in an epoch (a day).",
         "A small share of many accounts: one in fifty drowns, and under ordinary cover one in twenty.",
         "Accounts under cover whose own queries are of ordinary distance: mixtures of real inputs, small steps.",
+        "A launch whose inputs are as foreign to the model as a thief's looks like a campaign.",
         "Requests without features and input_features.",
         "Accounts beyond max_clients: the quiet ones are forgotten first.",
     )

@@ -90,6 +90,7 @@ class ExtractionAccount(Detector):
         "Repeats no more often than pollers and health checks, where those were there at calibration.",
         "Exact repeats beyond the window's reach (1,024 queries of 32 coordinates) count as new.",
         "Ordinary clients that change together (a season, a launch) are no longer exchangeable with the calibration.",
+        "A launch whose inputs are as foreign to the model as a thief's looks like theft by its customers.",
         "Thieves in the baseline cost the page until they are left out; where one in twenty is one, tickets too.",
         "An epoch longer than the calibration recording lets clients do more than those it was calibrated on.",
         "Accounts above max_hot_clients lose their window: for them only the channels of single queries count.",
