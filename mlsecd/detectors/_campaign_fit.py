@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlsecd.detectors._campaign_null import FEWEST, Null, edge, spectrum
-from mlsecd.detectors._campaign_sketches import Others, Sketch
-from mlsecd.detectors._campaign_telling import ADVERSARIAL, CHANNELS, Seen, columns_of, counted, odd_in
+from mlsecd.detectors._campaign_sketches import Others, Sketch, counts_and_sums
+from mlsecd.detectors._campaign_telling import ADVERSARIAL, CHANNELS, Seen, channels_of, columns_of, counted, odd_in
 from mlsecd.detectors._campaign_view import RING_ROWS, View, grid_of
 from mlsecd.detectors._extraction_calibration import (
     MIN_QUERIES,
@@ -20,9 +20,9 @@ from mlsecd.detectors._extraction_calibration import (
     frame_of,
     owners_of,
     sample,
-    split,
 )
 from mlsecd.detectors._extraction_channels import Frame, uncertainty
+from mlsecd.detectors._extraction_clients import split
 from mlsecd.detectors._extraction_fit import gather, materials_of, models_of, span
 from mlsecd.detectors._extraction_null import null_of
 from mlsecd.detectors.base import Fit, Section, rng
@@ -133,13 +133,6 @@ def _sketch(view: View, material: Material, kernels: Kernels) -> dict[str, Sketc
     return made
 
 
-def counts_and_sums(sketches: list[Sketch], kernels: Kernels) -> tuple[F8, F8]:
-    """Rows, float64[A], and sums, float64[A, D], of accounts that have rows."""
-    counts = np.array([float(sketch.count) for sketch in sketches])
-    sums = np.array([sketch.sums for sketch in sketches], np.float64) / kernels.FIXED_POINT
-    return counts, sums
-
-
 def _within(view: View, sampled: list[I8], material: Material, means: F8, kernels: Kernels) -> F8:
     """Covariance of rows about their client's mean, float64[D, D]; of the ring's columns only the diagonal."""
     values = view.encode(material.batch, np.concatenate(sampled), kernels).values.astype(np.float64)
@@ -181,7 +174,7 @@ def _measure(null: Null, view: View, held: list[Sketch], kernels: Kernels) -> Nu
     y = null.whiten(counts, sums)
     cap = float(np.median(np.linalg.norm(y, axis=1)))
     fired, tried = counted(counts, sums, columns_of(view.names, CHANNELS))
-    names = tuple(name for name in CHANNELS if name in view.names)
+    names = channels_of(view.names)
     rates = null_of(np.stack([fired, tried], axis=1), names)
     tails = Seen.of(counts, sums, view.names, rates, kernels).tails
     odd, far = (_ratios(y[odd_in(tails, names, of)], cap, view, "odd") for of in (ADVERSARIAL, CHANNELS))

@@ -16,7 +16,7 @@ from mlsecd.kernels import Kernels
 from mlsecd.kernels.rings import make_ring
 from mlsecd.windows.recent import Recent
 
-__all__ = ["Others", "Sketch"]
+__all__ = ["Others", "Sketch", "counts_and_sums"]
 
 _PENDING: Final = 64  # rows of one account and interval that are held against other accounts
 _NEIGHBOURS: Final = 4  # that are looked at: the nearest may be exact repeats
@@ -210,3 +210,10 @@ class Others:
         made._ring.pushed[0] = int(pushed)
         made._labels[:rows], made._keys[:rows] = labels, keys
         self._ring, self._labels, self._keys = made._ring, made._labels, made._keys
+
+
+def counts_and_sums(sketches: Sequence[Sketch], kernels: Kernels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Rows, float64[A], and sums, float64[A, D], of accounts that have rows."""
+    counts = np.array([float(sketch.count) for sketch in sketches])
+    sums = np.array([sketch.sums for sketch in sketches], np.float64) / kernels.FIXED_POINT
+    return counts, sums

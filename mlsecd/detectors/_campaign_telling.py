@@ -23,6 +23,7 @@ __all__ = [
     "Channel",
     "Seen",
     "Teller",
+    "channels_of",
     "columns_of",
     "counted",
 ]
@@ -94,6 +95,11 @@ class Seen:
         fired, tried = counted(counts, sums, columns_of(names, CHANNELS))
         tails = [kernels.tails(np.stack(pair), rates) for pair in zip(fired, tried, strict=True)]
         return cls(counts, sums, fired, tried, np.array(tails).reshape(fired.shape))
+
+
+def channels_of(columns: Sequence[str]) -> tuple[str, ...]:
+    """The channels that a view with these columns has, in their order."""
+    return tuple(name for name in CHANNELS if name in columns)
 
 
 def columns_of(names: Sequence[str], channels: Sequence[str]) -> list[int]:

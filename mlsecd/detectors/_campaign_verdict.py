@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlsecd.detectors._campaign_null import FEWEST, ODD, Null, members, spectra, spectrum
-from mlsecd.detectors._campaign_sketches import Sketch
+from mlsecd.detectors._campaign_sketches import Sketch, counts_and_sums
 from mlsecd.detectors._campaign_telling import (
     ADVERSARIAL,
     CHANNELS,
@@ -21,6 +21,7 @@ from mlsecd.detectors._campaign_telling import (
     Channel,
     Seen,
     Teller,
+    channels_of,
     odd_in,
 )
 from mlsecd.detectors._campaign_view import View
@@ -76,11 +77,10 @@ def judge(crowd: Crowd, level: float, kernels: Kernels) -> tuple[list[Campaign],
     Three tests, at a third of the level each: of all accounts, which a large campaign shows in, and of those that are
     odd in some adversarial channel and in any, where a small one is no small share.
     """
-    counts = np.array([float(sketch.count) for sketch in crowd.sketches])
-    sums = np.array([sketch.sums for sketch in crowd.sketches], np.float64) / kernels.FIXED_POINT
+    counts, sums = counts_and_sums(crowd.sketches, kernels)
     names = crowd.view.names
     seen = Seen.of(counts, sums, names, crowd.null.rates, kernels)
-    teller = Teller([name for name in CHANNELS if name in names], names, seen, crowd.null, level / 3, kernels)
+    teller = Teller(channels_of(names), names, seen, crowd.null, level / 3, kernels)
     campaigns, likely, shift = _among_all(crowd, teller)
     for channels, ratios in ((ADVERSARIAL, crowd.null.odd_ratios), (CHANNELS, crowd.null.far_ratios)):
         if not campaigns and len(ratios):

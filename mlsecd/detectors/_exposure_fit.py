@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from mlsecd.detectors._exposure_cells import Codebook, coordinates
 from mlsecd.detectors._exposure_chart import GRID, PACE_SECONDS, QUANTILES, STEPS, Chart
 from mlsecd.detectors._exposure_sight import LABELS_MAX
-from mlsecd.detectors._extraction_calibration import split
 from mlsecd.detectors._extraction_channels import COLUMNS, request_keys, usable
+from mlsecd.detectors._extraction_clients import SAMPLE_ROWS, evenly, split
 from mlsecd.detectors._extraction_fit import gather, models_of
 from mlsecd.detectors.base import Fit, Section
 from mlsecd.kernels import Kernels
@@ -29,7 +29,6 @@ MIN_CLIENTS: Final = 30  # a third draws the cells, two thirds are counted in th
 MIN_QUERIES: Final = int(STEPS[0])  # distinct queries of a client that is learned from
 CELLS_MIN: Final = 64
 _ROWS_A_CELL: Final = 4  # sampled rows behind each cell
-_SAMPLE_ROWS: Final = 200  # of one client: no client's habits become everybody's cells
 _REACHED: Final = 10  # clients that must have got as far, for others to be compared with them there
 NEEDED: Final = ("ts", "duration_s", "model", "client", "predicted", "body_hash", *COLUMNS.values())
 
@@ -105,7 +104,7 @@ def _chart(model: str, batch: RequestBatch, rows: I8, cells: int, kernels: Kerne
     if len(clients) < MIN_CLIENTS:
         return f'model "{model}": {len(clients)} clients, too few'
     drawing, counted = split(list(clients))
-    sampled = np.concatenate([_evenly(clients[name]) for name in drawing])
+    sampled = np.concatenate([evenly(clients[name]) for name in drawing])
     size = min(cells, len(sampled) // _ROWS_A_CELL)
     if size < CELLS_MIN:
         return f'model "{model}": {len(sampled)} queries of {len(drawing)} clients, too few for cells'
@@ -124,11 +123,6 @@ def _chart(model: str, batch: RequestBatch, rows: I8, cells: int, kernels: Kerne
 
 def _vectors(column: Ragged, width: int) -> Any:
     return lambda rows: np.array(column.matrix(rows, width), np.float32)
-
-
-def _evenly(rows: I8) -> I8:
-    """At most 200 of one client's rows, evenly spread."""
-    return rows[np.unique(np.linspace(0, len(rows) - 1, _SAMPLE_ROWS).astype(np.int64))]
 
 
 def _book(x: F4, cells: int, kernels: Kernels) -> Codebook:
@@ -191,7 +185,7 @@ def _rarefaction(places: list[I8], cells: int) -> F8:
     """
     mass = np.full(cells, 0.5)
     for own in places:
-        mass += np.bincount(own, minlength=cells) * min(1.0, _SAMPLE_ROWS / len(own))
+        mass += np.bincount(own, minlength=cells) * min(1.0, SAMPLE_ROWS / len(own))
     mass /= mass.sum()
     curve: F8 = (1.0 - (1.0 - mass[None, :]) ** GRID[:, None]).mean(axis=1)
     return curve

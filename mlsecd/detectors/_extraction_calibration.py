@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from mlsecd.detectors._extraction_channels import (
     uncertainty,
     window_rows,
 )
+from mlsecd.detectors._extraction_clients import evenly
 from mlsecd.detectors._extraction_null import RARE_TAILS, TAILS, cuts_of, scale_of, sharp_null_of, weights_of
 from mlsecd.detectors.base import rng
 from mlsecd.kernels import Kernels
@@ -41,8 +41,6 @@ __all__ = [
     "learn",
     "owners_of",
     "sample",
-    "split",
-    "thirds",
     "walk",
 ]
 
@@ -52,7 +50,6 @@ I8 = NDArray[np.int64]
 
 MIN_QUERIES: Final = 10  # distinct queries before an account is judged, in calibration as in service
 MIN_CLIENTS: Final = 30  # a third for the reference, two thirds for the threshold
-_SAMPLE_ROWS: Final = 200  # of one client: no client's habits become everybody's reference
 _CLASS_ROWS: Final = 5  # fewer rows of a class do not make it known
 _CLASSES_MAX: Final = 256
 _FOLDS: Final = 4
@@ -93,19 +90,6 @@ class Path:
     back: F8  # [n], likewise
 
 
-def thirds(clients: Sequence[str]) -> list[list[str]]:
-    """Three parts, the last the smallest: by hash, so the same for the same clients."""
-    order = sorted(clients, key=lambda name: hashlib.blake2b(name.encode(), digest_size=16).digest())
-    third = math.ceil(len(order) / 3)
-    return [order[:third], order[third : 2 * third], order[2 * third :]]
-
-
-def split(clients: Sequence[str]) -> tuple[list[str], list[str]]:
-    """A third for the reference, the rest for the calibration."""
-    reference, *others = thirds(clients)
-    return reference, [name for part in others for name in part]
-
-
 def walk(rows: Any, reference: Reference, kernels: Kernels, epoch_seconds: float) -> Path:
     """Fold one client's rows, in order, into fresh accounts, one an epoch; counts add up, the best stays."""
     channels = len(kernels.CHANNELS)
@@ -129,14 +113,14 @@ def sample(material: Material, rows: I8, kernels: Kernels) -> I8:
     """Up to 200 of one client's rows, evenly spread over its distinct ones."""
     _, first = np.unique(request_keys(material.batch, rows, material.widths, kernels), return_index=True)
     distinct = rows[np.sort(first)]
-    return distinct[np.unique(np.linspace(0, len(distinct) - 1, _SAMPLE_ROWS).astype(np.int64))]
+    return np.asarray(evenly(distinct))
 
 
 def balanced(material: Material, names: Sequence[str], kernels: Kernels) -> list[I8]:
     """Samples of these clients, none longer than the median: who asks more than others owns no class and no cut."""
     sampled = [sample(material, material.clients[name], kernels) for name in names]
     most = max(int(np.median([len(own) for own in sampled])), MIN_QUERIES)
-    return [own[np.unique(np.linspace(0, len(own) - 1, most).astype(np.int64))] for own in sampled]
+    return [evenly(own, most) for own in sampled]
 
 
 def _known_classes(labels: list[str | None]) -> tuple[str, ...]:
@@ -207,7 +191,7 @@ def _curves(codes: NDArray[np.int8], owners: I8, seed: str, kernels: Kernels) ->
     """
     window = window_rows(codes.shape[1])
     draw = rng("extraction_account", seed, 0.0)
-    probes = np.unique(np.linspace(0, len(codes) - 1, _PROBES).astype(np.int64))
+    probes = evenly(np.arange(len(codes)), _PROBES)
     sizes, near, typical = [], [], []
     for size in (10, 32, 128, 512, window):
         nearest, crowding = [], []
@@ -264,7 +248,7 @@ def curves_of(frame: Frame, material: Material, sampled: list[I8], kernels: Kern
         material.batch.ragged(COLUMNS["e" if "e" in frame.view else "f"]).matrix(rows, space.width), np.float32
     )
     codes = kernels.quantise(kernels.project(x, space.offset, space.matrix), space.step)
-    pool = np.unique(np.linspace(0, len(codes) - 1, _POOL_ROWS).astype(np.int64))
+    pool = evenly(np.arange(len(codes)), _POOL_ROWS)
     _, first = np.unique(codes[pool], axis=0, return_index=True)  # requests that many clients share count once
     pool = pool[np.sort(first)]
     return _curves(codes[pool], owners[pool], f"{material.model}/{material.view}", kernels)
@@ -293,11 +277,6 @@ def _shares(frame: Frame, material: Material, sampled: list[I8]) -> F8:
     return np.append((counts + 1.0) / (len(labels) + len(frame.classes)), 1.0)
 
 
-def _evenly(values: F8) -> F8:
-    """At most 200 of one client's values, evenly spread."""
-    return values[np.unique(np.linspace(0, len(values) - 1, _SAMPLE_ROWS).astype(np.int64))] if len(values) else values
-
-
 def learn(material: Material, names: Sequence[str], epoch_seconds: float, kernels: Kernels) -> Reference:
     """Spaces, cuts, nulls and scales of these clients; whoever calibrates must be none of them."""
     made = _blank(material, balanced(material, names, kernels), kernels)
@@ -308,8 +287,8 @@ def learn(material: Material, names: Sequence[str], epoch_seconds: float, kernel
             yield walk(rows, made, kernels, epoch_seconds)
 
     measured = list(paths())
-    crowding = np.concatenate([_evenly(path.crowding[np.isfinite(path.crowding)]) for path in measured])
-    back = np.concatenate([_evenly(path.back[np.isfinite(path.back)]) for path in measured])
+    crowding = np.concatenate([evenly(path.crowding[np.isfinite(path.crowding)]) for path in measured])
+    back = np.concatenate([evenly(path.back[np.isfinite(path.back)]) for path in measured])
     made.plan = made.plan._replace(cuts=cuts_of(crowding), back_cuts=cuts_of(back, RARE_TAILS))
     tallies = np.array([path.tally for path in paths()])
     made.plan = made.plan._replace(null=sharp_null_of(tallies, kernels.CHANNELS, kernels))

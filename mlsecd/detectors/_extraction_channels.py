@@ -187,6 +187,11 @@ class Frame:
         """Raw coordinates by letter of the view."""
         return {letter: space.width for letter, space in self.spaces.items()}
 
+    @property
+    def inputs(self) -> str:
+        """What it measures, in words."""
+        return " and ".join(COLUMNS[letter] for letter in self.view)
+
     def label(self, text: str) -> int:
         """A prediction as a number: its class's, or a hash above those."""
         code = self._labels.get(text)

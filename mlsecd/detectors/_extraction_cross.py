@@ -22,9 +22,9 @@ from mlsecd.detectors._extraction_calibration import (
     highest,
     learn,
     owners_of,
-    thirds,
 )
 from mlsecd.detectors._extraction_channels import Reference
+from mlsecd.detectors._extraction_clients import thirds
 from mlsecd.detectors._extraction_level import tail_of
 from mlsecd.kernels import Kernels
 

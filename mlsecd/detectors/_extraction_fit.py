@@ -76,7 +76,7 @@ def fit(records: Iterable[Records], params: Any, kernels: Kernels) -> Fit:
 def _describe(reference: Reference) -> str:
     n = len(reference.scores)
     return (
-        f'model "{reference.model}" by {_inputs(reference)}: calibrated on {n} clients, which certifies a level of '
+        f'model "{reference.model}" by {reference.inputs}: calibrated on {n} clients, which certifies a level of '
         f"{1.0 - 0.05 ** (1.0 / n):.2%} a client and epoch; 0.1% would need {clients_needed(0.001):,}"
     )
 
@@ -86,14 +86,10 @@ def _name(suspects: list[Suspect], reference: Reference, clients: int) -> str:
     shown = ", ".join(f"{one.name} ({one.score:.1f} by {one.channel})" for one in suspects[:_SHOWN])
     more = f" and {len(suspects) - _SHOWN} more" if len(suspects) > _SHOWN else ""
     return (
-        f'model "{reference.model}" by {_inputs(reference)}: {len(suspects)} of {clients} clients score beyond what '
+        f'model "{reference.model}" by {reference.inputs}: {len(suspects)} of {clients} clients score beyond what '
         f"the others explain: {shown}{more}. Thieves who were there already, or an honest kind of few clients: look at "
         "them. They stay in the calibration; whom you find to be a thief, leave out: baseline fit --leave-out NAME"
     )
-
-
-def _inputs(reference: Reference) -> str:
-    return " and ".join(COLUMNS[letter] for letter in reference.view)
 
 
 def gather(records: Iterable[Records], needed: tuple[str, ...] = NEEDED) -> tuple[RequestBatch, int]:

@@ -39,12 +39,17 @@ def answered(batch: RequestBatch) -> Mask:
     return ~(batch.number("status") >= _FAILED)
 
 
-def raised(null: F8, channel: int, share: float) -> F8:
-    """A null that expects at least this share; what ordinary clients always did stays expected whole."""
+def _mean(null: F8, channel: int, share: float) -> float:
+    """The share that is expected where others have ``share``; what ordinary clients always did stays whole."""
     a, b = null[:2, channel].tolist()
-    own = a / (a + b)
-    mean = max(own, min(share, _HIGHEST))
-    if mean == own:
+    return float(max(a / (a + b), min(share, _HIGHEST)))
+
+
+def raised(null: F8, channel: int, share: float) -> F8:
+    """A null that expects at least this share."""
+    a, b = null[:2, channel].tolist()
+    mean = _mean(null, channel, share)
+    if mean == a / (a + b):
         return null
     strength = max(a + b, 1.0 / (1.0 - mean))  # b >= 1: tails fall
     made = null.copy()
@@ -99,9 +104,8 @@ class Hidden:
 
     def expects(self, channel: int, null: F8) -> float:
         """How many of the rows tried an ordinary client would have."""
-        a, b = null[:2, channel].tolist()
         tried = self.tried[channel]
-        return tried * max(a / (a + b), min(self.expected[channel] / max(tried, 1), _HIGHEST))
+        return tried * _mean(null, channel, self.expected[channel] / max(tried, 1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,15 +9,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mlsecd.detectors._extraction_calibration import MIN_QUERIES, split
-from mlsecd.detectors._extraction_channels import Reference, window_rows
+from mlsecd.detectors._extraction_calibration import MIN_QUERIES, walk
+from mlsecd.detectors._extraction_channels import Reference
+from mlsecd.detectors._extraction_clients import split
 from mlsecd.detectors._extraction_groups import route
 from mlsecd.detectors._extraction_hiding import HIDING, Hidden, HidingPlan, answered
 from mlsecd.detectors._extraction_null import null_of
 from mlsecd.detectors._extraction_state import TICK
 from mlsecd.kernels import Kernels
 from mlsecd.records import Records, RequestBatch, rows_of
-from mlsecd.windows.recent import Recent
 
 __all__ = ["BlankRows", "hiding_of"]
 
@@ -107,26 +107,16 @@ def _with_vectors(references: Sequence[Reference], batch: RequestBatch, kernels:
         for code, places in rows_of(client.codes[at]):
             own = at[places]
             rows = reference.encode(batch, own, kernels)
-            _remember(rows, reference, kernels)
+            walk(rows, reference, kernels, np.inf)  # which marks repeats
             yield client.values[code], _rows(rows.ts, (rows.repeats, 1.0, 0.0, good[own]))
     at = np.flatnonzero((routed.blank >= 0) & good)
     for code, places in rows_of(client.codes[at]):
         yield client.values[code], _rows(batch.completion[at[places]], (0.0, 0.0, 1.0, 1.0))
 
 
-def _remember(rows: Any, reference: Reference, kernels: Kernels) -> None:
-    """Fold rows into a fresh account, so that repeats are marked."""
-    space, channels = reference.window_space, len(kernels.CHANNELS)
-    recent = Recent(space.dims, window_rows(space.dims))
-    recent.make_room(len(rows.ts))
-    counts = np.zeros(2, np.int64), np.zeros((2, channels), np.int16), np.zeros(channels)
-    account = kernels.Account(recent.codes, recent.labels, recent.keys, recent.pushed, *counts)
-    kernels.scan(account, rows, reference.plan, np.array([np.inf, 0.0, 0.0, np.inf]), 0, len(rows.ts))
-
-
 def _without(model: str, blanks: RequestBatch) -> Iterator[tuple[str, F8]]:
     names, client = blanks.text("model"), blanks.text("client")
-    at = np.array([i for i in range(len(blanks)) if names.at(i) == model], np.int64)
+    at = np.flatnonzero(np.isin(names.codes, [i for i, value in enumerate(names.values) if value == model]))
     for code, places in rows_of(client.codes[at]):
         yield client.values[code], _rows(blanks.completion[at[places]], (0.0, 0.0, 1.0, 1.0))
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from mlsecd.detectors._extraction_budget import level_asked
-from mlsecd.detectors._extraction_channels import COLUMNS, Reference
+from mlsecd.detectors._extraction_channels import Reference
 from mlsecd.detectors._extraction_hiding import HIDING, LEVEL_SHARE, HidingPlan
 from mlsecd.detectors._extraction_level import Level, clients_needed, level_of, saturated_channels
 from mlsecd.detectors.base import DetectorState
@@ -91,7 +91,7 @@ class Calibration:
             why = "ordinary clients score as high as scores go, so no account can alarm"
             return DetectorState.SATURATED, f"{why}: look for health checks and batch jobs, and fit without them"
         told = [
-            f'"{reference.model}" by {" and ".join(COLUMNS[letter] for letter in reference.view)}: {", ".join(blind)}'
+            f'"{reference.model}" by {reference.inputs}: {", ".join(blind)}'
             for reference, blind in zip(self._references, self.blind, strict=True)
             if blind
         ]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlsecd.detectors._extraction_budget import WEEK
+from mlsecd.detectors._extraction_clients import SAMPLE_ROWS, evenly, split
 from mlsecd.detectors._extraction_level import clients_needed
 from mlsecd.detectors._extraction_null import cuts_of, null_of, scale_of
 from mlsecd.detectors._language_account import MIN_ROWS, Account, walk
@@ -27,7 +26,6 @@ I8 = NDArray[np.int64]
 F8 = NDArray[np.float64]
 
 MIN_CLIENTS: Final = 30  # a third for the reference, two thirds for the threshold
-_SAMPLE_ROWS: Final = 200  # of one client: no client's habits become everybody's cuts
 _OUTSIDE: Final = 0.025  # of ordinary lengths, on either side
 _ROWS_MAX: Final = 2_000_000
 _NEEDED: Final = (
@@ -112,19 +110,12 @@ def _clients(batch: RequestBatch, rows: I8, names: Names) -> dict[str, I8]:
     return {name: np.array(held) for name, held in places.items() if len(held) >= MIN_ROWS}
 
 
-def _split(clients: Sequence[str]) -> tuple[list[str], list[str]]:
-    """A third for the reference, the rest for the calibration: by hash, so the same for the same clients."""
-    order = sorted(clients, key=lambda name: hashlib.blake2b(name.encode(), digest_size=16).digest())
-    third = math.ceil(len(order) / 3)
-    return order[:third], order[third:]
-
-
 def _reference(
     model: str, batch: RequestBatch, clients: dict[str, I8], epoch_seconds: float, kernels: Kernels
 ) -> Reference:
     """Cuts, nulls and scales from one third of the clients; scores from the others, which none of these has seen."""
-    reference_part, calibration_part = _split(list(clients))
-    sampled = np.concatenate([_evenly(clients[name]) for name in reference_part])
+    reference_part, calibration_part = split(list(clients))
+    sampled = np.concatenate([evenly(clients[name]) for name in reference_part])
     cuts = np.array([cuts_of(values[values >= 0]) for values in amounts(batch, sampled)])
     made = Reference(model, cuts, _bounds(batch, sampled), np.ones((3, len(CHANNELS))), np.zeros(1))
     first = [_path(made, batch, clients[name], epoch_seconds, kernels) for name in reference_part]
@@ -137,17 +128,13 @@ def _reference(
     return made
 
 
-def _evenly(rows: I8) -> I8:
-    return rows[np.unique(np.linspace(0, len(rows) - 1, _SAMPLE_ROWS).astype(np.int64))]
-
-
 def _bounds(batch: RequestBatch, rows: I8) -> F8:
     """Between which lengths 95 % of the ordinary texts lie, to answer and to embed; infinite where there are few."""
     length, kind = lengths(batch, rows)
     bounds = np.array([[-np.inf, np.inf]] * 2)
     for which in (0, 1):
         own = length[(kind == which) & (length >= 0)]
-        if len(own) >= _SAMPLE_ROWS:
+        if len(own) >= SAMPLE_ROWS:
             bounds[which] = np.quantile(own, [_OUTSIDE, 1.0 - _OUTSIDE])
     return bounds
 

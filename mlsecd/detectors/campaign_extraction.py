@@ -17,7 +17,7 @@ from mlsecd.detectors._campaign_memory import LOOKS, Memory
 from mlsecd.detectors._campaign_null import Null
 from mlsecd.detectors._campaign_rehearsal import rehearse
 from mlsecd.detectors._campaign_sketches import Others, Sketch
-from mlsecd.detectors._campaign_telling import CHANNELS, DISTANCE
+from mlsecd.detectors._campaign_telling import DISTANCE, channels_of
 from mlsecd.detectors._campaign_verdict import LOOKALIKE, ODDNESS, Campaign, Crowd, Shift, judge
 from mlsecd.detectors._campaign_view import RING_ROWS, View
 from mlsecd.detectors._campaign_words import evidence_of, reason_of, reason_of_shift
@@ -124,9 +124,8 @@ class CampaignExtraction(Detector):
             raise BaselineError(f"{self.name}: the baseline's part cannot be used")
         for i, header in enumerate(headers):
             view = View.of(header, section.arrays, str(i))
-            channels = [name for name in CHANNELS if name in view.names]
             self._views.append(view)
-            self._nulls.append(Null.of(section.arrays, str(i), len(view.names), len(channels)))
+            self._nulls.append(Null.of(section.arrays, str(i), len(view.names), len(channels_of(view.names))))
             self._headers.append(header)
 
     def _new(self, name: str) -> Sketch:

@@ -239,9 +239,7 @@ class ExtractionAccount(Detector):
 
     def _is_due(self, hidden: Hidden, channel: int, score: float, now: float) -> bool:
         """Whether a score that goes on is told again."""
-        before = hidden.told[channel]
-        risen = before + max(_RISE, _GROWTH * before)
-        return score >= risen or now >= hidden.told_ts[channel] + self.params.repeat_seconds
+        return score >= _risen(hidden.told[channel]) or now >= hidden.told_ts[channel] + self.params.repeat_seconds
 
     def _tell_hiding(self, name: str, hidden: Hidden, scores: list[float], lead: int, ts: float) -> Finding:
         """A ticket, whatever the score: a broken client looks the same, and content's calibration says nothing here."""
@@ -264,7 +262,7 @@ class ExtractionAccount(Detector):
     def _gate(self, account: Account, level: Level) -> NDArray[np.float64]:
         """From which score on, and from when on, the next finding is due."""
         again = account.told_ts + self.params.repeat_seconds
-        risen = account.told + max(_RISE, _GROWTH * account.told)
+        risen = _risen(account.told)
         if level.certified and not level.pages(account.told):
             risen = min(
                 risen, math.nextafter(level.threshold, math.inf)
@@ -348,6 +346,11 @@ class ExtractionAccount(Detector):
     def fit(cls, records: Iterable[Records], params: Any, kernels: Kernels) -> Fit:
         """Learn references and calibration of each model that has enough clients."""
         return fitting.fit(records, params, kernels)
+
+
+def _risen(told: float) -> float:
+    """The score from which on it is told again."""
+    return told + max(_RISE, _GROWTH * told)
 
 
 DETECTOR = ExtractionAccount

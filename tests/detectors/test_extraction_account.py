@@ -14,8 +14,8 @@ from support import Case, requests
 
 from mlsecd import baseline
 from mlsecd.detectors import _extraction_calibration, _extraction_cross
-from mlsecd.detectors._extraction_calibration import split
 from mlsecd.detectors._extraction_channels import Reference, centrality, residual
+from mlsecd.detectors._extraction_clients import split
 from mlsecd.detectors._extraction_fit import materials_of
 from mlsecd.detectors._extraction_level import clients_needed, level_of, tail_of
 from mlsecd.detectors._extraction_null import RARE_TAILS, cuts_of, null_of, scale_of, sharp_null_of
