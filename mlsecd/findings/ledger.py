@@ -17,7 +17,7 @@ from mlsecd.windows.packing import pack, unpack
 __all__ = ["ActiveFinding", "Ledger", "finding_id"]
 
 _VERSION = 1
-_KEPT_TEXT = 256  # characters of one evidence value that a resolved line still shows
+_KEPT_BYTES = 512  # of one evidence value, packed, that later lines still show
 
 Key = tuple[str, str, str, bool]
 
@@ -66,7 +66,8 @@ class Ledger:
     the finding alive, and is told as an ``update`` only where severity rose above the highest so
     far, a certificate came, or ``update_after_seconds`` passed since the last line; otherwise it is
     absorbed. Only :meth:`close` resolves. Lines carry the highest severity of the life so far, and
-    stay certified once they were: a finding does not flap.
+    stay certified once they were: a finding does not flap. So they keep the words and numbers of that severity
+    too; what weaker evidence says stands beside them as ``latest``, for a page that reads as a ticket is closed.
 
     Nothing depends on how findings are sliced into calls of :meth:`take`. For that, the limit is
     applied to what is active at :meth:`close`; between two closes at most twice as many are held.
@@ -132,6 +133,10 @@ class Ledger:
         if not (louder or proven or due):
             self.absorbed += 1
             return None
+        life.emitted_ts = max(life.emitted_ts, float(found.ts))
+        if not proven and _is_weaker(found, before):
+            evidence = {**before.evidence, "latest": _gist(found), "life": _story(life)}
+            return replace(before, ts=float(found.ts), status=Status.UPDATE, evidence=evidence)
         line = replace(
             found,
             ts=float(found.ts),
@@ -142,7 +147,6 @@ class Ledger:
             evidence={**plain(found.evidence), "life": _story(life)},
         )
         life.line = _slim(line)
-        life.emitted_ts = max(life.emitted_ts, line.ts)
         return line
 
     def close(self, end_ts: float) -> list[Finding]:
@@ -224,13 +228,26 @@ def _with_valid_text(found: Finding) -> Finding:
     )
 
 
+def _is_weaker(found: Finding, before: Finding) -> bool:
+    """Whether evidence says less than the line that stands."""
+    return _RANK[found.severity] < _RANK[before.severity] or (before.certified and not found.certified)
+
+
+def _gist(found: Finding) -> dict[str, Any]:
+    """What weaker evidence says, beside the line that stands."""
+    said = {"severity": str(found.severity), "score": found.score, "threshold": found.threshold, "reason": found.reason}
+    return {key: plain(value) for key, value in said.items()}
+
+
 def _slim(line: Finding) -> Finding:
     """A line to remember: its evidence cut to short values, so that 10,000 of them stay small."""
-    return replace(line, evidence={key: value for key, value in line.evidence.items() if _is_small(value)})
+    return replace(line, evidence={key: value for key, value in line.evidence.items() if _is_small(key, value)})
 
 
-def _is_small(value: Any) -> bool:
-    return len(value) <= _KEPT_TEXT if isinstance(value, str) else not isinstance(value, dict | list)
+def _is_small(key: str, value: Any) -> bool:
+    if not isinstance(value, str | dict | list):
+        return True
+    return key != "life" and len(msgspec.msgpack.encode(value)) <= _KEPT_BYTES
 
 
 def _story(life: _Life) -> dict[str, Any]:

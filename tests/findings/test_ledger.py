@@ -93,6 +93,47 @@ def test_a_finding_does_not_flap() -> None:
     assert ledger.take([raw(800)])[0].certified
 
 
+@pytest.mark.parametrize(
+    ("strong", "weak"),
+    [
+        ({"severity": Severity.HIGH, "certified": True}, {"severity": Severity.LOW}),
+        ({"severity": Severity.HIGH}, {"severity": Severity.MEDIUM}),
+        ({"certified": True}, {}),
+    ],
+)
+def test_weaker_evidence_does_not_take_the_words_of_a_page(strong: dict[str, Any], weak: dict[str, Any]) -> None:
+    """A thief whose repeats are a ticket, too, must not turn its own page into one that says "its client is broken"."""
+    ledger = Ledger(update_after_seconds=300)
+    channels = [{"channel": "ood_f_tail", "count": 34, "of": 40, "expected": 0.2, "score": 31.0}] * 4
+    theft = raw(0, reason="it copies", score=9.0, evidence={"channels": channels, "queries": 40}, **strong)
+    ticket = {"reason": "its client is broken", "score": 3.5, "threshold": 3.0, "evidence": {"channels": []}, **weak}
+    ledger.take([theft])
+    (line,) = ledger.take([raw(300, **ticket)])
+    assert (line.ts, line.status) == (300.0, Status.UPDATE)
+    assert (line.severity, line.certified, line.reason, line.score) == (
+        theft.severity,
+        theft.certified,
+        "it copies",
+        9.0,
+    )
+    assert line.evidence["channels"] == channels
+    assert line.evidence["latest"] == {
+        "severity": str(weak.get("severity", Severity.MEDIUM)),
+        "score": 3.5,
+        "threshold": 3.0,
+        "reason": "its client is broken",
+    }
+    assert ledger.active()[0].reason == "it copies"
+    (again,) = ledger.take([raw(700, reason="it copies more", **strong)])
+    assert again.reason == "it copies more"
+    assert "latest" not in again.evidence
+    ledger.take([raw(1_000, **ticket)])
+    (resolved,) = ledger.close(9_999)
+    assert resolved.reason.endswith("it copies more")
+    assert "latest" not in resolved.evidence
+    assert resolved.evidence["life"] == {"first_ts": 0.0, "last_ts": 1_000.0, "count": 4}
+
+
 def test_silence_resolves_and_the_next_evidence_is_another_finding() -> None:
     ledger = Ledger(resolve_after_seconds=900)
     (new,) = ledger.take([raw(0)])
