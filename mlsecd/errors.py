@@ -12,7 +12,10 @@ MlsecdError
 
 from __future__ import annotations
 
+from typing import Final
+
 __all__ = [
+    "MALFORMED",
     "BaselineError",
     "ConfigError",
     "KernelError",
@@ -54,3 +57,7 @@ class SinkError(MlsecdError):
 
 class KernelError(MlsecdError):
     """The numeric backend that was asked for cannot run on this host."""
+
+
+# What Python raises where something read from a file is not of the shape that it should be.
+MALFORMED: Final = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)

@@ -88,6 +88,7 @@ def fit(  # noqa: PLR0913
         learned = cls.fit(_ordered(paths, config, tallies[-1], progress), config.detectors[name], kernels)
         if learned is not None:
             parts[name] = learned
+            _note_left_out(learned, tallies[-1])
     header = _describe(paths, version) | ({"left_out": leave_out} if leave_out else {})
     sections = {name: part.section for name, part in parts.items() if part.section is not None}
     digest = baseline.write(out, header, sections) if sections else ""
@@ -119,6 +120,13 @@ def _without(records: Records, left_out: dict[str, int]) -> Records:
             left_out[name] += int(own.sum())
             gone |= own
     return records.take(np.flatnonzero(~gone)) if gone.any() else records
+
+
+def _note_left_out(learned: Fit, tally: Tally) -> None:
+    """How many clients a part would have learned from, but for a person's word: what certifies must say so."""
+    count = sum(requests > 0 for requests in tally.left_out.values())
+    if learned.section is not None and count:
+        learned.section.header["left_out"] = count
 
 
 def _drain(released: list[Ordered]) -> Iterator[Records]:

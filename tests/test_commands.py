@@ -95,10 +95,12 @@ def test_a_fit_learns_nothing_from_whom_it_is_told_to_leave_out(
     assert "read 320 records\nleft out 20 requests of client k-0\n" in shown
     assert "left out 0 requests of client nobody: no such client\n" in shown
     assert baseline.read(out).header["left_out"] == ["k-0", "nobody"]
+    assert baseline.read(out).sections["extraction_account"].header["left_out"] == 1, "nobody is no client"
     assert main([*fit, "--leave-out", "k-0", "--leave-out", "k-1"]) == 1
     assert 'extraction_account: refused: model "m": 29 clients, too few' in capsys.readouterr().out
     assert main(fit) == 0
     assert "left_out" not in baseline.read(out).header
+    assert "left_out" not in baseline.read(out).sections["extraction_account"].header
 
 
 @pytest.mark.parametrize("seconds", [None, 60.0, 1e300, float("nan")])

@@ -10,14 +10,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import damage
 import msgspec
 import numpy as np
 import pytest
 from support import Case, Sharded, atoms, fold_of, lines, regroup
 
 from mlsecd import plugins
-from mlsecd.detectors.base import Detector
-from mlsecd.errors import StateError
+from mlsecd.detectors.base import Detector, Section
+from mlsecd.errors import BaselineError, StateError
 from mlsecd.findings import controls
 from mlsecd.records import Ragged, Records, RequestBatch
 from mlsecd.sinks.metrics_catalog import DETECTOR_GAUGES
@@ -179,6 +180,46 @@ def test_a_damaged_snapshot_is_refused(name: str) -> None:
     for damaged in (b"", b"\x00", b"not a snapshot", blob[: len(blob) // 2], b"\x93" + blob[1:]):
         with pytest.raises(StateError):
             case(name).make().restore(damaged)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_snapshot_with_one_wrong_value_is_refused_or_taken(name: str) -> None:
+    """Any other error would end the start of the daemon, and the next one, too."""
+    detector = _seasoned(case(name).make(), case(name).records)
+    refused = 0
+    for where, blob in damage.snapshots(detector.snapshot(), 150, seed=7):
+        try:
+            case(name).make().restore(blob)
+        except StateError:
+            refused += 1
+        except Exception as error:
+            raise AssertionError(f"{where} in a snapshot") from error
+    assert refused > 50
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_baseline_with_one_wrong_value_is_refused_or_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cls = plugins.detectors()[name]
+    make, given = cls.__init__, []
+
+    def watched(self: Any, params: Any, kernels: Any, section: Section | None = None) -> None:
+        given.append((params, kernels, section))
+        make(self, params, kernels, section)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cls, "__init__", watched)
+        case(name).make()
+    params, kernels, section = given[-1]
+    if section is None or not section.arrays:
+        pytest.skip("it learns no arrays")
+    for what, damaged in damage.sections(section, 150, seed=3):
+        try:
+            cls(params, kernels, damaged)
+        except BaselineError:
+            continue
+        except Exception as error:
+            raise AssertionError(f"{what} in a baseline") from error
+        assert damage.has_no_new_nan(section, damaged), f"{what} would make thresholds that nothing is above"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -60,9 +60,11 @@ class Memory:
         told = [(name, sorted(members)) for name, members in self._told]
         return {"told": told, "moved": self._moved, "shifted": self.shifted}
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Take back what :meth:`dump` gave; KeyError, TypeError or ValueError where it is damaged."""
-        told = [(str(name), frozenset(map(str, members))) for name, members in state["told"]]
-        moved = {str(view): int(looks) for view, looks in state["moved"].items()}
-        shifted = {str(model): str(why) for model, why in state["shifted"].items()}
-        self._told, self._moved, self.shifted = told, moved, shifted
+    @classmethod
+    def load(cls, members_max: int, state: dict[str, Any]) -> Memory:
+        """Out of what :meth:`dump` gave; one of :data:`~mlsecd.errors.MALFORMED` where it is damaged."""
+        made = cls(members_max)
+        made._told = [(str(name), frozenset(map(str, members))) for name, members in state["told"]]
+        made._moved = {str(view): int(looks) for view, looks in state["moved"].items()}
+        made.shifted = {str(model): str(why) for model, why in state["shifted"].items()}
+        return made

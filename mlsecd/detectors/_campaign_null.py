@@ -18,8 +18,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from mlsecd.detectors._sections import numbers
 from mlsecd.detectors.base import Arrays
-from mlsecd.errors import BaselineError
+from mlsecd.errors import MALFORMED, BaselineError
 
 __all__ = ["FEWEST", "ODD", "Null", "Side", "Spectrum", "edge", "members", "spectra", "spectrum"]
 
@@ -114,9 +115,9 @@ class Null:
         """
         try:
             names = ("mean", "axes", "spread", "held", "ratios", "rates", "tails", "odd_ratios", "far_ratios")
-            parts = {name: arrays[f"{prefix}.{name}"].astype(np.float64) for name in names}
-            made = cls(cap=float(arrays[f"{prefix}.cap"][0]), **parts)
-        except (KeyError, ValueError, IndexError) as error:
+            parts = {name: numbers(arrays, f"{prefix}.{name}") for name in names}
+            made = cls(cap=float(numbers(arrays, f"{prefix}.cap")[0]), **parts)
+        except MALFORMED as error:
             raise BaselineError(f"campaign_extraction: the baseline's part cannot be used: {error}") from error
         shapes = (made.mean.shape, made.axes.shape, made.spread.shape, made.held.shape[1:], made.rates.shape)
         sound = (
@@ -124,7 +125,8 @@ class Null:
             and len(made.ratios) > 1
             and len(made.held) >= FEWEST
             and made.cap > 0
-            and bool((made.rates > 0).all())
+            and bool((made.rates > 0).all() and (made.spread >= 0).all())
+            and {made.ratios.ndim, made.odd_ratios.ndim, made.far_ratios.ndim} == {1}
         )
         if shapes != ((dims,), (dims, dims), (dims,), (dims,), (3, channels)) or not sound:
             raise BaselineError("campaign_extraction: the baseline's part cannot be used: fit it again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -130,9 +131,21 @@ class Sketch:
         made.count, made.rows = int(count), int(rows)
         made.first_ts, made.last_ts = float(first_ts), float(last_ts)
         made.groups = {str(kind): str(value) for kind, value in groups}
+        if made.count < 0 or made.rows < made.count or not math.isfinite(made.first_ts + made.last_ts):
+            raise StateError("accounts in a snapshot have no counts")
         if held[0] is not None:
-            made.pending = Pending([held[0]], [held[1]], [held[2]], len(held[0]))
+            made.pending = _waiting(view, *held)
         return made
+
+
+def _waiting(view: View, codes: Any, labels: Any, keys: Any) -> Pending:
+    """Rows of a snapshot that wait to be held against other accounts'."""
+    n = len(codes)
+    shapes = (codes.shape, labels.shape, keys.shape)
+    kinds = (codes.dtype, labels.dtype, keys.dtype)
+    if shapes != ((n, view.window_space.dims), (n,), (n,)) or kinds != (np.int8, np.int16, np.uint32) or n > _PENDING:
+        raise StateError("rows in a snapshot have other coordinates than their baseline")
+    return Pending([codes], [labels], [keys], n)
 
 
 class Others:
@@ -190,8 +203,8 @@ class Others:
         rows = tiles * self._ring.owners.shape[1]
         return [pushed, self._ring.codes[:tiles], self._ring.owners[:tiles], self._labels[:rows], self._keys[:rows]]
 
-    def load(self, dumped: list[Any]) -> None:
-        """Take back what :meth:`dump` gave.
+    def loaded(self, dumped: list[Any]) -> Others:
+        """Another ring of the same view, out of what :meth:`dump` gave.
 
         Raises
         ------
@@ -204,12 +217,15 @@ class Others:
         rows = tiles * width
         shapes = (codes.shape[1:], owners.shape[1:], len(codes), labels.shape, keys.shape)
         wanted = (made._ring.codes.shape[1:], (width,), tiles, (rows,), (rows,))
+        kinds = (codes.dtype, owners.dtype, labels.dtype, keys.dtype)
+        if kinds != (made._ring.codes.dtype, made._ring.owners.dtype, np.int16, np.uint32):
+            raise StateError("a ring in a snapshot has other numbers than its baseline's")
         if shapes != wanted or rows > self._rows or int(pushed) < 0 or (int(pushed) > rows and rows < self._rows):
             raise StateError("a ring in a snapshot has another shape than its baseline's")
         made._ring.codes[:tiles], made._ring.owners[:tiles] = codes, owners
         made._ring.pushed[0] = int(pushed)
         made._labels[:rows], made._keys[:rows] = labels, keys
-        self._ring, self._labels, self._keys = made._ring, made._labels, made._keys
+        return made
 
 
 def counts_and_sums(sketches: Sequence[Sketch], kernels: Kernels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

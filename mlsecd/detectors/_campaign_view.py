@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlsecd.detectors._extraction_channels import VIEWS, Frame, Space, request_keys, uncertainty
+from mlsecd.detectors._sections import numbers
 from mlsecd.detectors.base import Arrays
-from mlsecd.errors import BaselineError
+from mlsecd.errors import MALFORMED, BaselineError
 from mlsecd.kernels import Kernels
 from mlsecd.records import RequestBatch
 
@@ -124,14 +125,15 @@ class View(Frame):
             classes = tuple(str(name) for name in header["classes"])
             view = str(header["view"])
             spaces = {letter: Space.of(arrays, f"{prefix}.{letter}", len(classes)) for letter in view}
-            grids = {name: arrays[f"{prefix}.grid.{name}"].astype(np.float64) for name in (*view, "u")}
-            unc = arrays[f"{prefix}.unc"].astype(np.float64)
+            grids = {name: numbers(arrays, f"{prefix}.grid.{name}", infinite=True) for name in (*view, "u")}
+            unc = numbers(arrays, f"{prefix}.unc", infinite=True)
             near, near_others = int(header["near"]), int(header["near_others"])
             made = cls(str(header["model"]), view, spaces, classes, unc, grids, near, near_others)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except MALFORMED as error:
             raise BaselineError(f"campaign_extraction: the baseline's part cannot be used: {error}") from error
         shapes = {grid.shape for grid in grids.values()} | {(len(unc) + _GRID - 2,)}
-        if view not in VIEWS or shapes != {(_GRID,)} or near < 0 or near_others < 0:
+        radii = all(0 <= one < 1 << 31 for one in (near, near_others))
+        if view not in VIEWS or shapes != {(_GRID,)} or not radii:
             raise BaselineError("campaign_extraction: the baseline's part cannot be used")
         return made
 

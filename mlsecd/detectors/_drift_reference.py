@@ -176,17 +176,11 @@ class Reference:
         fine = fine and bool((np.diff(self.offsets) >= 0).all())
         fine = fine and bool(((self.chosen >= 0) & (self.chosen < columns)).all())
         finite = (
-            self.bets,
-            self.least,
-            self.season,
-            self.weights,
-            self.scales,
-            self.pool,
-            self.gammas,
-            self.concession,
-        )
+            "bets", "least", "season", "weights", "scales", "pool", "gammas", "concession", "two_valued", "rows",
+            "means", "values_sorted", "centre", "medians", "widths", "axes",
+        )  # fmt: skip
         fine = fine and len(self.tenants) == len(self.tenant_names)
-        if not fine or not all(np.isfinite(one).all() for one in finite):
+        if not fine or not all(np.isfinite(getattr(self, name)).all() for name in finite):
             raise ValueError("a drift reference is damaged: its arrays do not fit each other")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlsecd.detectors._extraction_channels import KEPT_DIMS
+from mlsecd.detectors._sections import numbers
 from mlsecd.detectors.base import Arrays
 from mlsecd.errors import BaselineError
 from mlsecd.kernels import Kernels
@@ -83,10 +84,10 @@ class Codebook:
     def of(cls, arrays: Arrays, prefix: str) -> Codebook:
         """Out of a section; the shapes are checked, because kernels do not."""
         made = cls(
-            np.ascontiguousarray(arrays[f"{prefix}.offset"], np.float32),
-            np.ascontiguousarray(arrays[f"{prefix}.matrix"], np.float32),
-            float(arrays[f"{prefix}.step"][0]),
-            np.ascontiguousarray(arrays[f"{prefix}.centres"], np.int8),
+            numbers(arrays, f"{prefix}.offset", np.float32),
+            numbers(arrays, f"{prefix}.matrix", np.float32),
+            float(numbers(arrays, f"{prefix}.step")[0]),
+            numbers(arrays, f"{prefix}.centres", np.int8),
         )
         d = made.matrix.shape[-1]
         shapes = (made.offset.ndim, made.matrix.shape, made.centres.shape)

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from mlsecd.detectors._exposure_cells import Codebook
 from mlsecd.detectors._exposure_sight import LABELS_MAX, Sight
 from mlsecd.detectors._extraction_channels import COLUMNS
+from mlsecd.detectors._sections import facts_of, numbers
 from mlsecd.detectors.base import Arrays
-from mlsecd.errors import BaselineError
+from mlsecd.errors import MALFORMED, BaselineError
 from mlsecd.kernels import Kernels
 
 __all__ = ["GRID", "QUANTILES", "STEPS", "Chart", "Price"]
@@ -163,17 +164,18 @@ class Chart:
         """
         try:
             letters = [letter for letter in COLUMNS if letter in str(header["columns"])]
+            breadth, pace, volume = (numbers(arrays, f"{prefix}.{name}") for name in ("breadth", "pace", "volume"))
             made = cls(
                 str(header["model"]),
                 {letter: Codebook.of(arrays, f"{prefix}.{letter}") for letter in letters},
                 tuple(str(label) for label in header["labels"]),
-                {letter: arrays[f"{prefix}.{letter}.expected"].astype(np.float64) for letter in letters},
-                arrays[f"{prefix}.breadth"].astype(np.float64),
-                arrays[f"{prefix}.pace"].astype(np.float64),
-                arrays[f"{prefix}.volume"].astype(np.float64),
-                {str(key): float(value) for key, value in header["facts"].items()},
+                {letter: numbers(arrays, f"{prefix}.{letter}.expected") for letter in letters},
+                breadth,
+                pace,
+                volume,
+                facts_of(header),
             )
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except MALFORMED as error:
             raise BaselineError(f"extraction_exposure: the baseline's part cannot be used: {error}") from error
         curves = all(one.shape == GRID.shape and bool((one > 0).all()) for one in made.expected.values())
         steps = len(made.breadth) if made.breadth.ndim else 0

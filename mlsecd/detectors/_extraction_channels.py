@@ -9,8 +9,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from mlsecd.detectors._sections import facts_of, numbers
 from mlsecd.detectors.base import Arrays
-from mlsecd.errors import BaselineError
+from mlsecd.errors import MALFORMED, BaselineError
 from mlsecd.kernels import Kernels
 from mlsecd.records import Ragged, RequestBatch, Text
 
@@ -137,18 +138,18 @@ class Space:
     def of(cls, arrays: Arrays, prefix: str, classes: int) -> Space:
         """Out of a section; the shapes are checked, because kernels do not."""
         made = cls(
-            np.ascontiguousarray(arrays[f"{prefix}.offset"], np.float32),
-            np.ascontiguousarray(arrays[f"{prefix}.matrix"], np.float32),
-            float(arrays[f"{prefix}.step"][0]),
-            np.ascontiguousarray(arrays[f"{prefix}.whiten"], np.float32),
-            np.ascontiguousarray(arrays[f"{prefix}.centroids"], np.float32),
-            int(arrays[f"{prefix}.first"][0]),
-            *(np.ascontiguousarray(arrays[f"{prefix}.{name}"], np.float64) for name in _CUTS),
+            numbers(arrays, f"{prefix}.offset", np.float32),
+            numbers(arrays, f"{prefix}.matrix", np.float32),
+            float(numbers(arrays, f"{prefix}.step")[0]),
+            numbers(arrays, f"{prefix}.whiten", np.float32),
+            numbers(arrays, f"{prefix}.centroids", np.float32),
+            int(numbers(arrays, f"{prefix}.first")[0]),
+            *(numbers(arrays, f"{prefix}.{name}", infinite=True) for name in _CUTS),
         )
         d = made.dims
         shapes = (made.matrix.shape[0], d <= KEPT_DIMS, made.whiten.shape, made.centroids.shape)
         cuts = (made.cuts.shape, made.residual_cuts.shape, made.central_cuts.shape)
-        sound = made.step > 0 and 0 <= made.first < d and cuts == ((2,), (2,), (1,))
+        sound = made.step > 0 and 0 <= made.first < d and cuts == ((2,), (2,), (1,)) and made.offset.ndim == 1
         if shapes != (made.width, True, (d, d), (classes + 1, d)) or not sound:
             raise BaselineError("extraction_account: the baseline's arrays do not belong together")
         return made
@@ -306,25 +307,32 @@ class Reference(Frame):
             view = str(header["view"])
             spaces = {letter: Space.of(arrays, f"{prefix}.{letter}", len(classes)) for letter in view}
             plan = kernels.Plan(
-                np.ascontiguousarray(arrays[f"{prefix}.null"], np.float64),
-                np.ascontiguousarray(arrays[f"{prefix}.near"], np.int32),
-                *(np.ascontiguousarray(arrays[f"{prefix}.{name}"], np.float64) for name in _OF_WINDOWS),
+                numbers(arrays, f"{prefix}.null"),
+                numbers(arrays, f"{prefix}.near", np.int32),
+                *(numbers(arrays, f"{prefix}.{name}", infinite="cuts" in name) for name in _OF_WINDOWS),
             )
-            scores, crossed = (np.sort(arrays[f"{prefix}.{name}"].astype(np.float64)) for name in ("scores", "crossed"))
-            facts = {str(key): float(value) for key, value in header["facts"].items()}
-            unc = arrays[f"{prefix}.unc"]
+            scores, crossed = (np.sort(numbers(arrays, f"{prefix}.{name}")) for name in ("scores", "crossed"))
+            facts, unc = facts_of(header), numbers(arrays, f"{prefix}.unc", infinite=True)
             made = cls(str(header["model"]), view, spaces, classes, unc, plan, scores, crossed, facts)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except MALFORMED as error:
             raise BaselineError(f"extraction_account: the baseline's part cannot be used: {error}") from error
-        window = window_rows(made.window_space.dims)
-        sound = view in VIEWS and facts.keys() >= _FACTS and bool((plan.null > 0).all() and (plan.null[1] >= 1).all())
-        sound = sound and len(scores) > 0 and len(crossed) > 0 and bool((plan.shares > 0).all())
-        shapes = (plan.null.shape, plan.near.shape, plan.typical.shape, plan.shares.shape)
-        pairs = {plan.cuts.shape, plan.law.shape, plan.back_cuts.shape}
-        wanted = ((3, len(kernels.CHANNELS)), (window + 1,), (window + 1,), (len(classes) + 1,))
-        if not sound or shapes != wanted or pairs != {(2,)}:
+        if not made._is_sound(kernels):
             raise BaselineError("extraction_account: the baseline was fitted by another version: fit it again")
         return made
+
+    def _is_sound(self, kernels: Kernels) -> bool:
+        """Whether all parts belong together: kernels do not look."""
+        plan = self.plan
+        if self.view not in VIEWS or not self.facts.keys() >= _FACTS:
+            return False
+        window = window_rows(self.window_space.dims)
+        shapes = (plan.null.shape, plan.near.shape, plan.typical.shape, plan.shares.shape)
+        wanted = ((3, len(kernels.CHANNELS)), (window + 1,), (window + 1,), (len(self.classes) + 1,))
+        pairs = {plan.cuts.shape, plan.law.shape, plan.back_cuts.shape, self.unc.shape}
+        if shapes != wanted or pairs != {(2,)} or self.scores.ndim != 1 or self.crossed.ndim != 1:
+            return False
+        positive = (plan.null > 0).all() and (plan.null[1] >= 1).all() and (plan.shares > 0).all()
+        return bool(positive and (plan.near >= 0).all()) and len(self.scores) > 0 and len(self.crossed) > 0
 
 
 def request_keys(batch: RequestBatch, rows: I8, widths: dict[str, int], kernels: Kernels) -> NDArray[np.uint32]:

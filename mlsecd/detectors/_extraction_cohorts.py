@@ -1,145 +1,216 @@
-"""Who hides among those that came at the same time: what everybody does is the service's doing."""
+"""Who came at the same time: what many have is the service's doing, and nobody's who came then."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-from mlsecd.detectors._extraction_hiding import HIDING, Hidden
-from mlsecd.detectors._extraction_state import TICK
+import numpy as np
+from numpy.typing import NDArray
+
+from mlsecd.detectors._extraction_hiding import HIDING
 from mlsecd.errors import StateError
-from mlsecd.windows.keyed import Keyed
 
-__all__ = ["Cohorts", "Lately"]
+__all__ = ["HEAVY", "Cohort", "Cohorts", "Crowd", "Lately", "most_of"]
 
+F8 = NDArray[np.float64]
+I8 = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+_FEWEST: Final = 64  # rows that tables begin with
 _OTHERS: Final = 8  # accounts to compare with, before it is told whose doing it was
-_HEAVY: Final = 0.25  # an account with this share or more is one of those that have it,
-_COMMON: Final = 0.25  # and where more than this of the others have it, it is the service's
+HEAVY: Final = 0.25  # an account with this share or more is one of those that have it,
+_COMMON: Final = 0.25  # and where so much more than the usual share of the others have it, it is the service's
+_WEIGHS: Final = 10  # rows, at most, by which an account weighs: strangers with one row each outvote no customers
+
+
+class Crowd(NamedTuple):
+    """Accounts that are compared with each other, and by what."""
+
+    model: int  # its first reference
+    synthetic: bool
+    channel: int
 
 
 class Lately(NamedTuple):
-    """What an account sent lately: tick and completion of the first row; fired and tried of each channel."""
+    """What an account sent lately: completion of its first row; fired and tried of each channel."""
 
-    tick: float
     first_ts: float
-    counts: list[int]
+    counts: tuple[int, ...]
+
+
+class Cohort(NamedTuple):
+    """Accounts of a crowd that came at the same time."""
+
+    names: list[str]
+    first_ts: F8
+    fired: I8
+    tried: I8
+
+    @property
+    def heavy(self) -> Mask:
+        """Those with many, bool[n]."""
+        return np.asarray(self.fired >= HEAVY * self.tried)
+
+    def common(self, usual: float) -> tuple[Mask, float]:
+        """For whom it is the service's doing, bool[n], and the weight of those with many among all, 0 to 1.
+
+        Parameters
+        ----------
+        usual
+            Their weight where all is well.
+        """
+        weights, heavy = np.minimum(self.tried, _WEIGHS).astype(np.float64), self.heavy
+        having = np.where(heavy, weights, 0.0)
+        others = having.sum() - having > most_of(usual) * (weights.sum() - weights)
+        return others, float(having.sum() / weights.sum())
+
+    def of_others(self) -> F8:
+        """The share that each account's others have, float64[n]: mean and two standard errors."""
+        share, others = self.fired / self.tried, len(self.names) - 1
+        mean = (share.sum() - share) / others
+        spread = np.maximum(((share * share).sum() - share * share) / others - mean * mean, 0.0)
+        return np.minimum(mean + 2.0 * np.sqrt(spread / others), 1.0)
+
+
+def most_of(usual: float) -> float:
+    """The weight above which those with many are too many to be accused."""
+    return min(usual + _COMMON, 1.0)
 
 
 class Cohorts:
-    """Accounts' hiding counts; each interval's rows wait until nine accounts of their model can be compared.
-
-    A service that stops to send vectors, or a gateway that sends one hash for all bodies, accuses nobody: a cohort of
-    which many have the same is dropped, and in others each account is held against no less than the others' share.
+    """Counts of this interval, and of accounts that wait until nine of their crowd can be compared.
 
     Parameters
     ----------
     limit
-        The most accounts, of an interval, of a cohort and altogether.
+        The most accounts of an interval.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._held: Keyed[Hidden] = Keyed(limit, lambda _: Hidden(), TICK, lambda one: max(one.told) > 0.0)
-        self._lately: dict[str, Lately] = {}  # in this interval
-        self._waiting: dict[tuple[int, int], dict[str, Lately]] = {}  # by model and channel
+        self._lately: dict[str, int] = {}  # rows of the two tables, by name
+        self._first_ts, self._counts = _tables()
+        self._waiting: dict[Crowd, dict[str, Lately]] = {}  # of each the channel's own two counts; eight at most
         self.refused = 0
 
-    def __len__(self) -> int:
-        return len(self._held)
+    def see(self, names: Sequence[str], first_ts: F8, counts: I8) -> None:
+        """Note some rows of accounts, in order of appearance; ``counts``: int64[n, 4], as in a :class:`Lately`."""
+        places = np.array([self._place(name) for name in names], np.int64)
+        known = np.flatnonzero(places >= 0)
+        places = places[known]
+        np.minimum.at(self._first_ts, places, first_ts[known])
+        np.add.at(self._counts, places, counts[known].astype(np.int32))
 
-    def see(self, name: str, tick: float, first_ts: float, counts: tuple[int, ...]) -> None:
-        """Note fired and tried of each channel of one account's rows of one tick."""
-        lately = self._lately.get(name)
-        if lately is not None:
-            for i, count in enumerate(counts):
-                lately.counts[i] += count
-        elif len(self._lately) >= self._limit:
+    def _place(self, name: str) -> int:
+        """An account's row of this interval; -1: there is no room."""
+        place = self._lately.get(name)
+        if place is not None:
+            return place
+        if len(self._lately) >= self._limit:
             self.refused += 1
-        else:
-            self._lately[name] = Lately(tick, first_ts, list(counts))
+            return -1
+        place = self._lately[name] = len(self._lately)
+        if place >= len(self._first_ts):
+            self._first_ts = np.concatenate([self._first_ts, np.full_like(self._first_ts, np.inf)])
+            self._counts = np.concatenate([self._counts, np.zeros_like(self._counts)])
+        return place
 
     def take(self) -> list[tuple[str, Lately]]:
         """The interval's counts; the next one begins."""
-        taken, self._lately = list(self._lately.items()), {}
+        taken, self._lately = self._listed(), {}
+        self._first_ts, self._counts = _tables()
         return taken
 
-    def settle(
-        self, states: Iterable[tuple[str, Lately]], now: float, epoch_seconds: float
-    ) -> Iterator[tuple[str, Hidden]]:
-        """Count an interval's rows, where enough accounts have come; accounts with more that fired, by name."""
+    def _listed(self) -> list[tuple[str, Lately]]:
+        columns = zip(self._lately, self._first_ts.tolist(), self._counts.tolist(), strict=False)
+        return [(name, Lately(first_ts, tuple(counts))) for name, first_ts, counts in columns]
+
+    def settle(self, states: Iterable[tuple[str, Lately]]) -> list[tuple[Crowd, Cohort]]:
+        """Crowds of an interval that are large enough; the others wait."""
+        crowds: dict[tuple[int, bool], list[tuple[str, Lately]]] = {}
         for name, one in states:
-            self._wait(name, one)
-        changed: dict[str, Hidden] = {}
-        for (_, channel), waiting in sorted(self._waiting.items()):
-            if len(waiting) > _OTHERS:
-                for name, share in _shares_of_others(waiting):
-                    hidden = self._enter(name, waiting[name], now, epoch_seconds)
-                    if hidden is not None:
-                        fired, tried = waiting[name].counts
-                        hidden.add(channel, fired, tried, share)
-                        changed |= {name: hidden} if fired else {}
-                waiting.clear()
-        return iter(sorted(changed.items()))
+            number, probe, _ = name.split(":", 2)
+            crowds.setdefault((int(number), probe == "1"), []).append((name, one))
+        made = []
+        for (model, synthetic), members in sorted(crowds.items()):
+            for channel in range(len(HIDING)):
+                crowd = Crowd(model, synthetic, channel)
+                came = self._joined(crowd, members)
+                if len(came) > _OTHERS:
+                    self._waiting.pop(crowd, None)
+                    made.append((crowd, _cohort(came)))
+                elif came:
+                    self._waiting[crowd] = came
+        return made
 
-    def _wait(self, name: str, one: Lately) -> None:
-        model = int(name.partition(":")[0])
-        for channel in range(len(HIDING)):
-            fired, tried = one.counts[2 * channel : 2 * channel + 2]
-            waiting = self._waiting.setdefault((model, channel), {})
-            if tried and (name in waiting or len(waiting) < self._limit):
-                held = waiting.setdefault(name, Lately(one.tick, one.first_ts, [0, 0]))
-                held.counts[0] += fired
-                held.counts[1] += tried
-
-    def _enter(self, name: str, one: Lately, now: float, epoch_seconds: float) -> Hidden | None:
-        hidden = self._held.touch(name, now)
-        if hidden is not None and one.tick - hidden.started >= epoch_seconds:
-            hidden.begin(one.tick, one.first_ts)
-        return hidden
+    def _joined(self, crowd: Crowd, members: list[tuple[str, Lately]]) -> dict[str, Lately]:
+        """Members with rows that count, and who waited."""
+        at = 2 * crowd.channel
+        came = {name: Lately(one.first_ts, one.counts[at : at + 2]) for name, one in members if one.counts[at + 1]}
+        for name, one in self._waiting.get(crowd, {}).items():
+            came[name] = _sum(one, came[name]) if name in came else one
+        return came
 
     def dump(self) -> dict[str, Any]:
         """What a snapshot holds."""
-        held = [
-            (name, tick, [one.started, one.first_ts, one.fired, one.tried, one.expected, one.told, one.told_ts])
-            for name, tick, one in self._held.dump()
-        ]
-        counts = [self._held.kept, self._held.evicted, self._held.refused, self.refused]
-        waiting = [(model, channel, _dumped(one)) for (model, channel), one in self._waiting.items()]
-        return {"held": held, "counts": counts, "lately": _dumped(self._lately), "waiting": waiting}
+        waiting = [(*crowd, _dumped(held)) for crowd, held in self._waiting.items()]
+        return {"lately": _dumped(dict(self._listed())), "waiting": waiting, "refused": self.refused}
 
-    def load(self, dumped: dict[str, Any]) -> None:
-        """Take back what :meth:`dump` gave; :class:`~mlsecd.errors.StateError` where it is of another shape."""
-        rows = []
-        for name, tick, (started, first_ts, *lists) in dumped["held"]:
-            if any(len(one) != len(HIDING) for one in lists):
-                raise StateError("what hides in a snapshot has other channels")
-            rows.append((str(name), int(tick), Hidden(float(started), float(first_ts), *map(list, lists))))
-        kept, evicted, refused, own = map(int, dumped["counts"])
-        self._held.load(rows, kept)
-        self._held.evicted, self._held.refused, self.refused = evicted, refused, own
-        self._lately = _loaded(dumped["lately"])
-        self._waiting = {(int(model), int(channel)): _loaded(waiting) for model, channel, waiting in dumped["waiting"]}
+    @classmethod
+    def load(cls, limit: int, models: Container[int], dumped: dict[str, Any]) -> Cohorts:
+        """Out of what :meth:`dump` gave, of accounts of these models.
+
+        Raises
+        ------
+        StateError
+            It is of another shape, or no counts.
+        """
+        made = cls(limit)
+        made.refused = int(dumped["refused"])
+        lately = _loaded(dumped["lately"], models, 2 * len(HIDING))
+        for model, synthetic, channel, held in dumped["waiting"]:
+            crowd = Crowd(int(model), bool(synthetic), int(channel))
+            if crowd.model not in models or not 0 <= crowd.channel < len(HIDING):
+                raise StateError("who waits in a snapshot is of no model")
+            made._waiting[crowd] = _loaded(held, models, 2)
+        if len(lately) > limit or any(len(held) > _OTHERS for held in made._waiting.values()):
+            raise StateError("a snapshot has more accounts than it may")
+        for name, one in lately.items():
+            made.see([name], np.array([one.first_ts]), np.array([one.counts], np.int64))
+        return made
 
 
-def _shares_of_others(cohort: dict[str, Lately]) -> Iterator[tuple[str, float]]:
-    """Accounts whose rows count, and no less than what the others of the cohort have: mean and two standard errors."""
-    shares = {name: one.counts[0] / one.counts[1] for name, one in cohort.items()}
-    total, squares = sum(shares.values()), sum(share * share for share in shares.values())
-    heavy, others = sum(share >= _HEAVY for share in shares.values()), len(shares) - 1
-    for name, share in shares.items():
-        if heavy - (share >= _HEAVY) <= _COMMON * others:
-            mean = (total - share) / others
-            spread = max((squares - share * share) / others - mean * mean, 0.0)
-            yield name, mean + 2.0 * math.sqrt(spread / others)
+def _tables() -> tuple[F8, NDArray[np.int32]]:
+    """When accounts' first rows came, float64[rows], and their counts, int32[rows, 4]."""
+    return np.full(_FEWEST, np.inf), np.zeros((_FEWEST, 2 * len(HIDING)), np.int32)
+
+
+def _sum(one: Lately, other: Lately) -> Lately:
+    counts = tuple(map(sum, zip(one.counts, other.counts, strict=True)))
+    return Lately(min(one.first_ts, other.first_ts), counts)
+
+
+def _cohort(came: dict[str, Lately]) -> Cohort:
+    names = sorted(came)
+    first_ts = np.array([came[name].first_ts for name in names])
+    fired, tried = np.array([came[name].counts for name in names], np.int64).T
+    return Cohort(names, first_ts, fired, tried)
 
 
 def _dumped(lately: dict[str, Lately]) -> list[Any]:
-    return [(name, one.tick, one.first_ts, one.counts) for name, one in lately.items()]
+    return [(name, one.first_ts, one.counts) for name, one in lately.items()]
 
 
-def _loaded(dumped: Any) -> dict[str, Lately]:
-    return {
-        str(name): Lately(float(tick), float(first_ts), [int(one) for one in counts])
-        for name, tick, first_ts, counts in dumped
-    }
+def _loaded(dumped: Any, models: Container[int], counts: int) -> dict[str, Lately]:
+    made = {}
+    for name, first_ts, held in dumped:
+        one = Lately(float(first_ts), tuple(int(count) for count in held))
+        number, synthetic, _ = str(name).split(":", 2)
+        sound = int(number) in models and synthetic in {"0", "1"} and len(one.counts) == counts
+        pairs = zip(one.counts[::2], one.counts[1::2], strict=True)
+        if not sound or not math.isfinite(one.first_ts) or not all(0 <= f <= t < 2**31 for f, t in pairs):
+            raise StateError("who came lately, in a snapshot, has no counts")
+        made[str(name)] = one
+    return made

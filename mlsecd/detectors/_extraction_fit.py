@@ -60,6 +60,10 @@ def fit(records: Iterable[Records], params: Any, kernels: Kernels) -> Fit:
     for i, reference in enumerate(made):
         arrays |= reference.arrays(str(i))
     blanks = bare.batch()
+    if bare.seen > len(blanks):
+        notes.append(
+            f"only {len(blanks):,} of {bare.seen:,} requests without a vector were read, each client's first ones"
+        )
     hiding = [
         hiding_of([one for one in made if one.model == model], batch, blanks, params.epoch_seconds, kernels)
         for model in dict.fromkeys(reference.model for reference in made)

@@ -8,104 +8,74 @@ clients who send no vectors do not set the threshold of those who do.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlsecd.detectors._sections import numbers
 from mlsecd.detectors.base import Arrays
-from mlsecd.errors import BaselineError
+from mlsecd.errors import MALFORMED, BaselineError
 from mlsecd.kernels import Kernels
 from mlsecd.records import RequestBatch
 
-__all__ = ["HIDING", "LEVEL_SHARE", "MIN_FIRED", "RETRY", "UNSCORED", "Hidden", "HidingPlan", "answered", "raised"]
+__all__ = [
+    "HIDING",
+    "LEVEL_SHARE",
+    "MIN_FIRED",
+    "RETRY",
+    "UNSCORED",
+    "HidingPlan",
+    "answered",
+    "decades",
+    "expected_share",
+]
 
 F8 = NDArray[np.float64]
+I8 = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 HIDING: Final = ("retry", "unscored")
 RETRY, UNSCORED = range(len(HIDING))
 MIN_FIRED: Final = 10  # of an account before they are judged: no fewer than the queries that content takes
 LEVEL_SHARE: Final = 0.05  # of the level a client, for each of the two
-_MEMORY: Final = 2_048  # trials after which counts are halved, as the kernel does
 _HIGHEST: Final = 0.5  # share that is expected because others have it; more than that is dropped before
 _MARGIN: Final = 1.2  # over the highest calibration client: few ordinary clients hide, but those do it all the time
-_FAILED: Final = 400  # statuses from here on answer nothing
+_FAILED: Final = 400  # statuses from here on answer nothing,
+_CLIENT_LEFT: Final = 499  # but this: the model has worked, and who hung up may have read what was streamed
 
 
 def answered(batch: RequestBatch) -> Mask:
     """bool[n]: requests that did not fail, as far as one can tell."""
-    return ~(batch.number("status") >= _FAILED)
+    status = batch.number("status")
+    return ~(status >= _FAILED) | (status == _CLIENT_LEFT)
 
 
-def _mean(null: F8, channel: int, share: float) -> float:
-    """The share that is expected where others have ``share``; what ordinary clients always did stays whole."""
+def expected_share(null: F8, channel: int, others: Any) -> F8:
+    """float64[n]: what is expected where others have so much; what ordinary clients always did stays whole."""
     a, b = null[:2, channel].tolist()
-    return float(max(a / (a + b), min(share, _HIGHEST)))
+    return np.maximum(a / (a + b), np.minimum(others, _HIGHEST))
 
 
-def raised(null: F8, channel: int, share: float) -> F8:
-    """A null that expects at least this share."""
-    a, b = null[:2, channel].tolist()
-    mean = _mean(null, channel, share)
-    if mean == a / (a + b):
-        return null
-    strength = max(a + b, 1.0 / (1.0 - mean))  # b >= 1: tails fall
-    made = null.copy()
-    made[:2, channel] = mean * strength, (1.0 - mean) * strength
-    return made
+def decades(counts: tuple[I8, I8], others: F8, null: F8, channel: int, kernels: Kernels) -> F8:
+    """Tails of one channel's beta-binomial, float64[n] in powers of ten; 0 for fewer than ten that fired.
 
-
-@dataclass(slots=True)
-class Hidden:
-    """One client's counts at one model in its epoch, whatever the view of its rows.
-
-    Attributes
+    Parameters
     ----------
-    fired, tried
-        By channel: repeats of rows that were looked up, and blanks of answered rows.
-    expected
-        By channel: as many as others' shares make of the rows tried.
-    told, told_ts
-        By channel: the highest score that was told, and when something was told last.
+    counts
+        Fired and tried, int64[n] each.
+    others
+        float64[n], the shares that others had meanwhile: the null expects no less.
+    null
+        Of a :class:`HidingPlan`.
     """
-
-    started: float = -math.inf
-    first_ts: float = 0.0
-    fired: list[int] = field(default_factory=lambda: [0, 0])
-    tried: list[int] = field(default_factory=lambda: [0, 0])
-    expected: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    told: list[float] = field(default_factory=lambda: [-math.inf, -math.inf])
-    told_ts: list[float] = field(default_factory=lambda: [-math.inf, -math.inf])
-
-    def begin(self, tick: float, first_ts: float) -> None:
-        """Start afresh: an epoch begins."""
-        fresh = Hidden(tick, first_ts)
-        for name in self.__slots__:
-            setattr(self, name, getattr(fresh, name))
-
-    def add(self, channel: int, fired: int, tried: int, share: float = 0.0) -> None:
-        """Count rows; ``share``: what others have of the same."""
-        self.fired[channel] += fired
-        self.tried[channel] += tried
-        self.expected[channel] += tried * share
-        while self.tried[channel] >= _MEMORY:
-            self.fired[channel] //= 2
-            self.tried[channel] //= 2
-            self.expected[channel] /= 2
-
-    def score(self, channel: int, null: F8, kernels: Kernels) -> float:
-        """Decades of the beta-binomial's tail; 0 for fewer than ten."""
-        if self.fired[channel] < MIN_FIRED:
-            return 0.0
-        against = raised(null, channel, self.expected[channel] / self.tried[channel])
-        return float(kernels.tails(np.array([self.fired, self.tried], np.int32), against)[channel])
-
-    def expects(self, channel: int, null: F8) -> float:
-        """How many of the rows tried an ordinary client would have."""
-        tried = self.tried[channel]
-        return tried * _mean(null, channel, self.expected[channel] / max(tried, 1))
+    a, b = null[:2, channel].tolist()
+    mean = expected_share(null, channel, others)
+    strength = np.where(mean > a / (a + b), np.maximum(a + b, 1.0 / (1.0 - mean)), a + b)  # b >= 1: tails fall
+    against = np.stack([mean * strength, (1.0 - mean) * strength, np.ones(len(mean))])
+    tails = kernels.tails(np.array(counts, np.int32), against)
+    return np.where(counts[0] >= MIN_FIRED, tails, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +88,14 @@ class HidingPlan:
         float64[3, 2]: a, b, scale 1, by channel.
     scores
         float64[N, 2]: each calibration client's highest score of each channel.
+    usual
+        float64[2]: the share of clients that one meets with many of a channel at a time, where all is well.
     """
 
     model: str
     null: F8
     scores: F8
+    usual: F8
 
     def thresholds(self, alpha: float) -> F8:
         """float64[2]: an account is told above these.
@@ -134,17 +107,18 @@ class HidingPlan:
 
     def arrays(self, prefix: str) -> dict[str, NDArray[Any]]:
         """For a section."""
-        return {f"{prefix}.null": self.null, f"{prefix}.scores": self.scores}
+        return {f"{prefix}.null": self.null, f"{prefix}.scores": self.scores, f"{prefix}.usual": self.usual}
 
     @classmethod
     def of(cls, model: str, arrays: Arrays, prefix: str) -> HidingPlan:
         """Out of a section; :class:`~mlsecd.errors.BaselineError` where it is of another shape."""
         try:
-            null = np.ascontiguousarray(arrays[f"{prefix}.null"], np.float64)
-            scores = np.ascontiguousarray(arrays[f"{prefix}.scores"], np.float64)
-        except (KeyError, TypeError, ValueError) as error:
+            names = ("null", "scores", "usual")
+            null, scores, usual = (numbers(arrays, f"{prefix}.{name}") for name in names)
+        except MALFORMED as error:
             raise BaselineError(f"extraction_account: the baseline's part cannot be used: {error}") from error
-        sound = null.shape == (3, len(HIDING)) and scores.ndim == 2 and scores.shape[1:] == (len(HIDING),)
-        if not sound or not (null > 0).all() or not (null[1] >= 1).all() or not np.isfinite(scores).all():
+        k = len(HIDING)
+        sound = (null.shape, scores.shape[1:], usual.shape, scores.ndim) == ((3, k), (k,), (k,), 2)
+        if not sound or not (null > 0).all() or not (null[1] >= 1).all():
             raise BaselineError("extraction_account: the baseline's arrays do not belong together")
-        return cls(model, null, scores)
+        return cls(model, null, scores, usual)

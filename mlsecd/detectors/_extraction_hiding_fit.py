@@ -9,11 +9,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from mlsecd.detectors._extraction_books import halve
 from mlsecd.detectors._extraction_calibration import MIN_QUERIES, walk
 from mlsecd.detectors._extraction_channels import Reference
 from mlsecd.detectors._extraction_clients import split
+from mlsecd.detectors._extraction_cohorts import HEAVY
 from mlsecd.detectors._extraction_groups import route
-from mlsecd.detectors._extraction_hiding import HIDING, Hidden, HidingPlan, answered
+from mlsecd.detectors._extraction_hiding import HIDING, HidingPlan, answered, decades
 from mlsecd.detectors._extraction_null import null_of
 from mlsecd.detectors._extraction_state import TICK
 from mlsecd.kernels import Kernels
@@ -30,12 +32,19 @@ _COLUMNS: Final = ("ts", "duration_s", "model", "client", "status")
 
 
 class BlankRows:
-    """Rows of real, known clients that were answered without any vector, taken off records that pass by."""
+    """Rows of real, known clients that were answered without any vector, taken off records that pass by.
+
+    Attributes
+    ----------
+    seen
+        How many passed by; of a client 2,048 are taken, of all 200,000.
+    """
 
     def __init__(self) -> None:
         self._kept: list[RequestBatch] = []
         self._by_client: Counter[str] = Counter()
         self._held = 0
+        self.seen = 0
 
     def watch(self, records: Iterable[Records]) -> Iterator[Records]:
         """The same records."""
@@ -48,6 +57,7 @@ class BlankRows:
         client = batch.text("client")
         bare = (batch.ragged("features").lengths == 0) & (batch.ragged("input_features").lengths == 0)
         rows = np.flatnonzero(bare & (client.codes >= 0) & ~batch.synthetic & answered(batch))
+        self.seen += len(rows)
         chosen = []
         for code, places in rows_of(client.codes[rows]):
             name = client.values[code]
@@ -86,8 +96,9 @@ def hiding_of(
     reference_part, calibration_part = split([name for name, rows in joined.items() if len(rows) >= MIN_QUERIES])
     tallies = np.array([joined[name][:, 1:].sum(axis=0).reshape(2, 2).T for name in reference_part], np.int32)
     null = null_of(tallies.reshape(-1, 2, len(HIDING)), HIDING)
-    scores = [_highest(joined[name], null, epoch_seconds, kernels) for name in calibration_part]
-    return HidingPlan(references[0].model, null, np.array(scores).reshape(-1, len(HIDING)))
+    calibrating = [joined[name] for name in calibration_part]
+    scores = [_highest(rows, null, epoch_seconds, kernels) for rows in calibrating]
+    return HidingPlan(references[0].model, null, np.array(scores).reshape(-1, len(HIDING)), _usual(calibrating))
 
 
 def _rows(ts: F8, counts: Sequence[Any]) -> F8:
@@ -121,17 +132,31 @@ def _without(model: str, blanks: RequestBatch) -> Iterator[tuple[str, F8]]:
         yield client.values[code], _rows(blanks.completion[at[places]], (0.0, 0.0, 1.0, 1.0))
 
 
+def _usual(rows: Sequence[F8]) -> F8:
+    """The share of clients that one meets with many of a channel at a time, float64[2].
+
+    One who has many is one of them, and one who has few is now and then: where few rows come at a time, a share of all.
+    """
+    sums = np.array([own[:, 1:].sum(axis=0).reshape(len(HIDING), 2) for own in rows]).reshape(-1, len(HIDING), 2)
+    shares = sums[:, :, 0] / np.maximum(sums[:, :, 1], 1.0)
+    return np.where(shares >= HEAVY, 1.0, shares).sum(axis=0) / max(len(rows), 1)
+
+
 def _highest(rows: F8, null: F8, epoch_seconds: float, kernels: Kernels) -> list[float]:
     """The highest score of each channel on a client's path, judged after each tick, afresh in each epoch."""
-    ticks = rows[:, 0] // TICK
-    cuts = np.flatnonzero(np.diff(ticks, prepend=-np.inf))
-    best, hidden = [0.0] * len(HIDING), Hidden(rows[0, 0])
-    for start, counts in zip(cuts.tolist(), np.add.reduceat(rows[:, 1:], cuts).astype(int).tolist(), strict=True):
-        if rows[start, 0] - hidden.started >= epoch_seconds:
-            hidden = Hidden(rows[start, 0])
-        for channel in range(len(HIDING)):
-            fired, tried = counts[2 * channel : 2 * channel + 2]
-            hidden.add(channel, fired, tried)
-            if fired:
-                best[channel] = max(best[channel], hidden.score(channel, null, kernels))
+    cuts = np.flatnonzero(np.diff(rows[:, 0] // TICK, prepend=-np.inf))
+    ticks = np.add.reduceat(rows[:, 1:], cuts).astype(np.int64).reshape(-1, len(HIDING), 2)
+    path = np.zeros_like(ticks)
+    held, started = np.zeros((2, len(HIDING)), np.int64), rows[0, 0]
+    for i, (start, counts) in enumerate(zip(rows[cuts, 0].tolist(), ticks, strict=True)):
+        if start - started >= epoch_seconds:
+            held[:], started = 0, start
+        held += counts.T
+        halve(held[0], held[1], np.zeros(len(HIDING)))
+        path[i] = held.T
+    best = []
+    for channel in range(len(HIDING)):
+        own = path[ticks[:, channel, 0] > 0, channel]
+        nobody = np.zeros(len(own))
+        best.append(float(decades((own[:, 0], own[:, 1]), nobody, null, channel, kernels).max(initial=0.0)))
     return best

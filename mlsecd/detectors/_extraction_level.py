@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from mlsecd.kernels import Kernels
 
-__all__ = ["Level", "binomial", "clients_needed", "level_of", "saturated_channels", "tail_of"]
+__all__ = ["Level", "binomial", "clients_needed", "level_of", "risen", "saturated_channels", "tail_of"]
 
 _FLOOR: Final = 1.0  # a score below one decade at client level is no evidence, however calm the calibration was
 _CONFIDENCE: Final = 0.95
 _BODY: Final = 0.1  # of the clients lie above the higher of the quantiles that the tail is drawn through
 _MARGIN: Final = 1.3
+_RISE: Final = 1.0  # decades by which a score must have grown to be told again,
+_GROWTH: Final = 0.25  # or this share of itself, if that is more: some twenty findings on the way to the ceiling
 _LONG_PATH: Final = 1_024  # queries, all of one kind: what a channel could reach at best
 
 
@@ -36,6 +38,10 @@ class Level:
         Whether the calibration has the clients for the level that was asked for.
     ticket
         The score from which on an account is told at all, never above ``threshold``: a model of the tail.
+    left_out
+        Clients that a person kept from the calibration.
+    upper_if_ordinary
+        As ``upper``, if those are ordinary, and would all score above.
     """
 
     threshold: float
@@ -43,10 +49,17 @@ class Level:
     upper: float
     certified: bool
     ticket: float
+    left_out: int
+    upper_if_ordinary: float
 
     def pages(self, score: float) -> bool:
         """Whether a score is past what the calibration certifies; what is only past the ticket is ``low``."""
         return self.certified and score > self.threshold
+
+
+def risen(told: float) -> float:
+    """The score from which on one that was told of is told again."""
+    return told + max(_RISE, _GROWTH * told)
 
 
 def clients_needed(alpha: float) -> int:
@@ -54,13 +67,14 @@ def clients_needed(alpha: float) -> int:
     return math.ceil(math.log(1.0 - _CONFIDENCE) / math.log1p(-alpha))
 
 
-def level_of(
+def level_of(  # noqa: PLR0913 - scores, and what is asked of them
     scores: NDArray[np.float64],
     alpha: float,
     *,
     on_average: bool,
     crossed: NDArray[np.float64] | None = None,
     ticket_share: float = 1.0,
+    left_out: int = 0,
 ) -> Level:
     """Set the threshold for a level per client.
 
@@ -79,6 +93,8 @@ def level_of(
         need not be by the very reference that is deployed.
     ticket_share
         The part of the level that tickets by these scores have; others tell tickets by the rest.
+    left_out
+        Clients that a person kept from the calibration.
 
     Notes
     -----
@@ -95,7 +111,9 @@ def level_of(
         rank = min(math.ceil((1.0 - level) * (n + 1) - 1e-9), n)
     threshold = max(float(scores[rank - 1]), _FLOOR)
     ticket = min(threshold, _ticket(scores if crossed is None else crossed, ticket_share * alpha))
-    return Level(threshold, level, _upper(n, n - rank), certified, ticket)
+    above = n - rank
+    if_ordinary = _upper(n + left_out, above + left_out)
+    return Level(threshold, level, _upper(n, above), certified, ticket, left_out, if_ordinary)
 
 
 def tail_of(scores: NDArray[np.float64], share: float) -> float:

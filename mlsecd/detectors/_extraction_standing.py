@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mlsecd.detectors._extraction_budget import level_asked
 from mlsecd.detectors._extraction_channels import Reference
@@ -19,6 +22,13 @@ _TICKETS: Final = 1.0 - LEVEL_SHARE * len(HIDING)  # of the level: what hides ha
 _MISMATCH_RUN: Final = 100  # rows in a row whose vectors do not fit the baseline: another model is served
 
 
+class HidingLimit(NamedTuple):
+    """What one model's accounts are told above: float64[2], and the level that this follows from."""
+
+    scores: NDArray[np.float64]
+    asked: float
+
+
 class Calibration:
     """The thresholds that a configuration draws from references.
 
@@ -29,15 +39,22 @@ class Calibration:
     levels
         What was set, by reference.
     hiding
-        Thresholds of the channels that hide, by model.
+        Of what hides, by number of the model's first reference; of its views, the strictest level.
     blind
         Channels that cannot alarm alone, by reference.
+    left_out
+        Clients that a person kept from the baseline.
     """
 
     def __init__(
-        self, references: list[Reference], params: Any, kernels: Kernels, hiding: Sequence[HidingPlan] = ()
+        self,
+        references: list[Reference],
+        params: Any,
+        kernels: Kernels,
+        hiding: Mapping[int, HidingPlan],
+        left_out: int,
     ) -> None:
-        self._references = references
+        self._references, self.left_out = references, left_out
         self._channels = len(kernels.CHANNELS) if references else 0
         models = len({reference.model for reference in references})
         self.asked = [
@@ -50,15 +67,15 @@ class Calibration:
                 on_average=params.client_alpha is not None,
                 crossed=reference.crossed,
                 ticket_share=_TICKETS,
+                left_out=left_out,
             )
             for reference, alpha in zip(references, self.asked, strict=True)
         ]
-        self.hiding = {
-            plan.model: plan.thresholds(alpha)
-            for plan in hiding
-            for reference, alpha in zip(references, self.asked, strict=True)
-            if reference.model == plan.model
-        }
+        self.hiding: dict[int, HidingLimit] = {}
+        for number, plan in hiding.items():
+            own = zip(references, self.asked, strict=True)
+            asked = min(alpha for reference, alpha in own if reference.model == plan.model)
+            self.hiding[number] = HidingLimit(plan.thresholds(asked), asked)
         self.blind = [
             saturated_channels(reference.plan, level.ticket, kernels)
             for reference, level in zip(references, self.levels, strict=True)
@@ -77,6 +94,7 @@ class Calibration:
             "calibration_level_upper": max(level.upper for level in self.levels),
             "calibration_certified": float(self.certified),
             "calibration_timestamp_seconds": min(reference.facts["last_ts"] for reference in self._references),
+            "calibration_left_out": float(self.left_out),
             "calibration_suspects": sum(reference.facts["suspects"] for reference in self._references),
             "calibration_models": float(len({reference.model for reference in self._references})),
             "blind_channels": float(max(map(len, self.blind))),
@@ -96,6 +114,9 @@ class Calibration:
             if blind
         ]
         why_armed = [] if self.certified else [self._shortage()]
+        left_out = f"{self.left_out:,} clients were left out of the baseline: certificates hold if they are thieves"
+        why_armed += [left_out] * bool(self.left_out)
+        why_armed += ["a baseline of before: what hides is not judged, fit it again"] * (not self.hiding)
         why_armed += [f"channels that cannot alarm alone: {'; '.join(told)}"] if told else []
         return DetectorState.ARMED, "; ".join(why_armed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -118,26 +119,40 @@ class Accounts:
         counts = [(held.evicted, held.refused, held.kept) for held in (self._cold, self._hot)]
         return {"cold": cold, "hot": hot, "counts": counts}
 
-    def load(self, dumped: dict[str, Any]) -> None:
-        """Take back what :meth:`dump` gave.
+    def loaded(self, dumped: dict[str, Any]) -> Accounts:
+        """Others of the same limits and shapes, out of what :meth:`dump` gave.
 
         Raises
         ------
         StateError
             It is of another shape.
         """
-        cold = [(name, tick, Account(*fields)) for name, tick, fields in dumped["cold"]]
-        for _, _, account in cold:
-            like = Account.new(self._channels)
-            pairs = ((account.seen, like.seen), (account.tally, like.tally), (account.best, like.best))
-            if any(one.shape != other.shape or one.dtype != other.dtype for one, other in pairs):
-                raise StateError("accounts in a snapshot have other channels")
-        hot = [(name, tick, Recent.load(*self._shape(name), fields)) for name, tick, fields in dumped["hot"]]
+        cold = [(str(name), int(tick), self._account(fields)) for name, tick, fields in dumped["cold"]]
+        hot = [(str(name), int(tick), Recent.load(*self._shape(name), fields)) for name, tick, fields in dumped["hot"]]
         (evicted, refused, kept), (cooled, turned_away, _) = (tuple(map(int, own)) for own in dumped["counts"])
-        self._cold.load(cold, kept)
-        self._hot.load(hot)
-        self._cold.evicted, self._cold.refused = evicted, refused
-        self._hot.evicted, self._hot.refused = cooled, turned_away
+        if len(cold) > self._cold.limit or len(hot) > self._hot.limit or not 0 <= kept <= len(cold):
+            raise StateError("a snapshot has more accounts than it may")
+        for name, _, _ in cold:
+            self._shape(name)  # it is of a model that there is
+        made = Accounts(self._cold.limit, self._hot.limit, self._channels, self._shape)
+        made._cold.load(cold, kept)
+        made._hot.load(hot)
+        made._cold.evicted, made._cold.refused = evicted, refused
+        made._hot.evicted, made._hot.refused = cooled, turned_away
+        return made
+
+    def _account(self, dumped: list[Any]) -> Account:
+        """One account out of a snapshot."""
+        seen, tally, best, *times = dumped
+        made, like = Account(seen, tally, best, *map(float, times)), Account.new(self._channels)
+        pairs = ((seen, like.seen), (tally, like.tally), (best, like.best))
+        if any(one.shape != other.shape or one.dtype != other.dtype for one, other in pairs):
+            raise StateError("accounts in a snapshot have other channels")
+        counts = 0 <= seen[1] <= seen[0] and bool(((tally[0] >= 0) & (tally[0] <= tally[1])).all())
+        finite = math.isfinite(made.started + made.first_ts) and bool(np.isfinite(best).all())
+        if not counts or not finite or not made.told < math.inf or not made.told_ts < math.inf:
+            raise StateError("accounts in a snapshot have no counts")
+        return made
 
 
 def _is_suspect(account: Account) -> bool:

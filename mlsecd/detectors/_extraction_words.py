@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from mlsecd.detectors._extraction_channels import COLUMNS, Reference
-from mlsecd.detectors._extraction_hiding import HIDING, LEVEL_SHARE, Hidden, HidingPlan
+from mlsecd.detectors._extraction_hideouts import Hider, Together
+from mlsecd.detectors._extraction_hiding import HIDING, LEVEL_SHARE, HidingPlan, expected_share
 from mlsecd.detectors._extraction_level import Level
 from mlsecd.detectors._extraction_state import Account
 from mlsecd.kernels import Kernels
 
-__all__ = ["evidence_of", "evidence_of_hiding", "is_walk", "reason_of", "reason_of_hiding"]
+__all__ = [
+    "evidence_of",
+    "evidence_of_hiding",
+    "evidence_of_together",
+    "is_walk",
+    "reason_of",
+    "reason_of_hiding",
+    "reason_of_together",
+]
 
 _SHOWN: Final = 4  # channels in a finding
 _SHARE: Final = 0.5  # of the leading channel's score, for a channel to be said to have driven it
@@ -87,6 +95,8 @@ def evidence_of(reference: Reference, level: Level, account: Account, window: in
         "level_upper_95": level.upper,
         "calibration_clients": len(reference.scores),
         "calibration_ts": reference.facts["last_ts"],
+        "calibration_left_out": level.left_out,
+        "level_upper_95_if_those_are_ordinary": level.upper_if_ordinary,
     }
 
 
@@ -103,6 +113,8 @@ def reason_of(evidence: dict[str, Any], level: Level, *, certified: bool) -> str
     n = evidence["calibration_clients"]
     if certified:
         promise = f"an ordinary client gets here with a chance of {100 * level.level:.2g}%"
+        left_out = evidence["calibration_left_out"]
+        promise += f", if the {left_out:,} clients left out of the baseline are none" if left_out else ""
     elif level.certified:
         promise = f"uncertified: odd, but some of the {n} calibration clients scored as high"
     else:
@@ -110,24 +122,27 @@ def reason_of(evidence: dict[str, Any], level: Level, *, certified: bool) -> str
     return f"{told}{aside}; {promise}"
 
 
-def evidence_of_hiding(plan: HidingPlan, hidden: Hidden, scores: Sequence[float], lead: int) -> dict[str, Any]:
+def evidence_of_hiding(plan: HidingPlan, hider: Hider) -> dict[str, Any]:
     """Numbers behind a finding that rests on what cannot be judged; the channel that led to it comes first."""
-    channels = [
-        {
-            "channel": HIDING[c],
-            "count": hidden.fired[c],
-            "of": hidden.tried[c],
-            "expected": round(hidden.expects(c, plan.null), 2),
-            "score": round(scores[c], 3),
-        }
-        for c in sorted(range(len(HIDING)), key=lambda c: c != lead)
-        if c == lead or scores[c] > 0.0
-    ]
+    channels = [_hiding_channel(plan, hider, hider.lead)]
+    channels += [_hiding_channel(plan, hider, c) for c in range(len(HIDING)) if c != hider.lead and hider.scores[c] > 0]
     return {
         "model": plan.model,
         "channels": channels,
-        "first_ts": hidden.first_ts,
+        "first_ts": float(hider.row["first_ts"]),
         "calibration_clients": len(plan.scores),
+    }
+
+
+def _hiding_channel(plan: HidingPlan, hider: Hider, c: int) -> dict[str, Any]:
+    tried = int(hider.row["tried"][c])
+    others = hider.row["expected"][c] / max(tried, 1)
+    return {
+        "channel": HIDING[c],
+        "count": int(hider.row["fired"][c]),
+        "of": tried,
+        "expected": round(tried * float(expected_share(plan.null, c, others)), 2),
+        "score": round(float(hider.scores[c]), 3),
     }
 
 
@@ -140,4 +155,31 @@ def reason_of_hiding(evidence: dict[str, Any], alpha: float) -> str:
         f"{leading['count']} of {of} queries {words}, where {leading['expected']:g} "
         f'are expected: what it asks model "{evidence["model"]}" is kept from judgement, or its client is broken; '
         f"uncertified: by a model of {evidence['calibration_clients']} ordinary clients, set to {level:.2g}%"
+    )
+
+
+def evidence_of_together(plan: HidingPlan, group: Together) -> dict[str, Any]:
+    """Numbers behind a finding about many accounts that hide at a time."""
+    made = {
+        "model": plan.model,
+        "channels": [{"channel": HIDING[group.crowd.channel], "score": round(group.score, 3)}],
+        "clients": [name.split(":", 2)[2] for name in group.names],
+        "accounts": group.accounts,
+        "first_ts": group.first_ts,
+        "calibration_clients": len(plan.scores),
+    }
+    return made | {"active_accounts": group.of} if group.of else made
+
+
+def reason_of_together(plan: HidingPlan, group: Together) -> str:
+    """One line in plain words."""
+    words = f'have many queries of model "{plan.model}" that {_HIDING_WORDS[HIDING[group.crowd.channel]]}'
+    if group.of:
+        return (
+            f"{group.accounts} of {group.of} accounts at a time {words}: taken for the doing of the service or tap, "
+            "so nobody is accused, and what hides among them is not counted while this lasts"
+        )
+    return (
+        f"{group.accounts} accounts within an hour {words}: a tap or gateway that fails for some of them, or accounts "
+        "that hide together; uncertified"
     )

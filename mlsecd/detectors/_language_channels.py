@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from mlsecd.detectors._parameters_distinct import hash_text
 from mlsecd.detectors._parameters_rows import is_embedding
-from mlsecd.errors import BaselineError
+from mlsecd.detectors._sections import facts_of, numbers
+from mlsecd.errors import MALFORMED, BaselineError
 from mlsecd.records import RequestBatch, Text
 
 __all__ = ["CHANNELS", "FORMED", "FORMED_LONG", "LONG", "RETRY", "Reference", "Rows", "amounts", "encode", "lengths"]
@@ -36,6 +37,7 @@ CHANNELS: Final = (
 )
 LONG, FORMED, FORMED_LONG, RETRY = (CHANNELS.index(name) for name in ("long", "formed", "formed_long", "retry"))
 
+_MAY_BE_INFINITE: Final = frozenset({"cuts", "lengths"})  # which nothing passes, where there was nothing to learn from
 _REFUSED: Final = frozenset({"content_filter", "refusal", "safety"})  # reasons for which an answer ended
 _ELICITS: Final = "elicit_reasoning"
 
@@ -84,18 +86,15 @@ class Reference:
             It does not fit this version.
         """
         try:
-            held = [np.asarray(arrays[f"{prefix}/{name}"], float) for name in ("cuts", "lengths", "null", "scores")]
-            facts = {str(name): float(value) for name, value in header["facts"].items()}
+            names = ("cuts", "lengths", "null", "scores")
+            held = [numbers(arrays, f"{prefix}/{name}", infinite=name in _MAY_BE_INFINITE) for name in names]
+            facts = facts_of(header)
             made = cls(str(header["model"]), held[0], held[1], held[2], held[3], facts)
             shapes = [one.shape for one in held[:3]]
             fits = header["channels"] == list(CHANNELS) and shapes == [(3, 2), (2, 2), (3, len(CHANNELS))]
             fits = fits and held[3].ndim == 1 and len(held[3]) > 0 and bool((held[2] > 0).all())
-            fits = (
-                fits
-                and {"clients_per_week", "last_ts"} <= set(facts)
-                and not np.isnan(np.concatenate(held[1:3], None)).any()
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            fits = fits and {"clients_per_week", "last_ts"} <= set(facts)
+        except MALFORMED as error:
             raise BaselineError(f"extraction_language: the baseline's part cannot be used: {error}") from error
         if not fits:
             raise BaselineError("extraction_language: the baseline's part has another shape: fit it again")

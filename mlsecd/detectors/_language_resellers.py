@@ -65,5 +65,6 @@ class Resellers:
         """Take back what :meth:`dump` gave."""
         named, evicted, refused, held = dumped
         loaded = [(str(name), int(tick), Distinct.load(_KEPT, users)) for name, tick, users in held]
+        counts = int(named), int(evicted), int(refused)
         self._users.load(loaded)
-        self.named, self._users.evicted, self._users.refused = int(named), int(evicted), int(refused)
+        self.named, self._users.evicted, self._users.refused = counts

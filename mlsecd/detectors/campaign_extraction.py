@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable
 from operator import itemgetter
 from typing import Annotated, Any, ClassVar, Final
@@ -27,7 +28,7 @@ from mlsecd.detectors._extraction_groups import Group, groups_of, route
 from mlsecd.detectors._extraction_state import TICK
 from mlsecd.detectors._waiting import WAITING_MAX, Waiting
 from mlsecd.detectors.base import Detector, DetectorState, Fit, Interval, Maturity, Section, Standing
-from mlsecd.errors import BaselineError, StateError
+from mlsecd.errors import MALFORMED, BaselineError, StateError
 from mlsecd.kernels import Kernels
 from mlsecd.records import Finding, Kind, Records, RequestBatch, Severity
 from mlsecd.windows.keyed import Keyed
@@ -295,20 +296,22 @@ class CampaignExtraction(Detector):
             if state["baseline"] != self._fingerprint():
                 raise StateError("the snapshot was made with another baseline")
             sketches = [
-                (name, int(tick), Sketch.load(self._views[_number(name)], dumped))
+                (str(name), int(tick), Sketch.load(self._views[_number(name)], dumped))
                 for name, tick, dumped in state["accounts"]
             ]
-            for others, dumped in zip(self._others, state["others"], strict=True):
-                others.load(dumped)
+            others = [one.loaded(dumped) for one, dumped in zip(self._others, state["others"], strict=True)]
             epoch, look = state["clock"]
+            clock = None if epoch is None else float(epoch), int(look)
             unscored, refused, evicted, turned_away, kept = map(int, state["counts"])
-            self._memory.load(state["memory"])
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            memory = Memory.load(self.params.max_clients, state["memory"])
+            if clock[0] is not None and not math.isfinite(clock[0]):
+                raise StateError("the looks in a snapshot have no beginning")
+            self._sketches.load(sketches, kept)
+        except MALFORMED as error:
             raise StateError(f"a snapshot of {self.name} is damaged: {error}") from error
-        self._sketches.load(sketches, kept)
         self._waiting.take()
         self._sketches.evicted, self._sketches.refused = evicted, turned_away
-        self._epoch, self._look = None if epoch is None else float(epoch), int(look)
+        (self._epoch, self._look), self._others, self._memory = clock, others, memory
         self._counts = {"unscored": unscored, "refused": refused}
 
     def _fingerprint(self) -> str:

@@ -14,7 +14,7 @@ from mlsecd.detectors._drift_gpu import COLUMNS, MINUTE, STREAMS, Minute
 from mlsecd.detectors._drift_lane import Lane, Recipe
 from mlsecd.detectors._serving import FAR_SECONDS, by_host
 from mlsecd.detectors.base import Detector, DetectorState, Maturity, Section, Standing
-from mlsecd.errors import StateError
+from mlsecd.errors import MALFORMED, StateError
 from mlsecd.kernels import Kernels
 from mlsecd.records import Finding, GpuSample, Kind, Records, RequestBatch
 from mlsecd.windows.keyed import Keyed
@@ -184,10 +184,11 @@ class DriftGpu(Detector):
                 for host, synthetic, counts in held["requests"]
             }
             gpus = [[(key, tick, _load(self._recipe, state)) for key, tick, state in rows] for rows in held["gpus"]]
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            pairs = list(zip(self._gpus.values(), gpus, strict=True))
+        except MALFORMED as error:
             raise StateError(f"{self.name}: a snapshot does not fit: {error}") from error
         self._requests = requests
-        for keyed, rows in zip(self._gpus.values(), gpus, strict=True):
+        for keyed, rows in pairs:
             keyed.load(rows[-self.params.gpus :])
 
 

@@ -19,7 +19,7 @@ from mlsecd.detectors._drift_tenants import House
 from mlsecd.detectors._drift_verdicts import judge, stray
 from mlsecd.detectors._drift_watch import Watch
 from mlsecd.detectors.base import Detector, Fit, Maturity, Section, Standing
-from mlsecd.errors import BaselineError, StateError
+from mlsecd.errors import MALFORMED, BaselineError, StateError
 from mlsecd.kernels import Kernels
 from mlsecd.records import I8, Finding, Kind, Records, RequestBatch, rows_of
 from mlsecd.windows.keyed import Keyed
@@ -112,7 +112,7 @@ class DriftRequests(Detector):
         super().__init__(params, kernels, section)
         try:
             references = {} if section is None else load_references(section)
-        except (ValueError, KeyError, TypeError) as error:
+        except MALFORMED as error:
             raise BaselineError(f"{self.name}: the baseline's references cannot be used: {error}") from error
         self._plan = _plan(params, len(references))
         self._fitted = {
@@ -210,10 +210,11 @@ class DriftRequests(Detector):
                 [(key, tick, House.load(self._plan, state)) for key, tick, state in rows if key not in self._digests]
                 for rows in held["learned"]
             ]
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            pairs = list(zip(self._learned.values(), learned, strict=True))
+        except MALFORMED as error:
             raise StateError(f"{self.name}: a snapshot does not fit: {error}") from error
         self._fitted |= fitted
-        for keyed, rows in zip(self._learned.values(), learned, strict=True):
+        for keyed, rows in pairs:
             keyed.load(rows[-self.params.models :])
 
     @classmethod

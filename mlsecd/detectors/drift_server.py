@@ -13,7 +13,7 @@ from mlsecd.detectors._drift_lane import Lane, Recipe
 from mlsecd.detectors._drift_server import COLUMNS, STREAMS, Tally
 from mlsecd.detectors._serving import FAR_SECONDS
 from mlsecd.detectors.base import Detector, DetectorState, Maturity, Section, Standing
-from mlsecd.errors import StateError
+from mlsecd.errors import MALFORMED, StateError
 from mlsecd.kernels import Kernels
 from mlsecd.records import Finding, Kind, Records, ServerSample
 from mlsecd.windows.keyed import Keyed
@@ -169,7 +169,7 @@ class DriftServer(Detector):
                 for rows in held
             ]
             pairs = list(zip(self._models.values(), loaded, strict=True))
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except MALFORMED as error:
             raise StateError(f"{self.name}: a snapshot does not fit: {error}") from error
         for keyed, rows in pairs:
             keyed.load(rows[-self.params.models :])

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Iterable
+from itertools import chain
 from operator import itemgetter
 from typing import Annotated, Any, ClassVar, Final
 
@@ -17,21 +18,25 @@ from mlsecd.detectors import _extraction_fit as fitting
 from mlsecd.detectors._extraction_budget import BudgetParams
 from mlsecd.detectors._extraction_calibration import MIN_QUERIES
 from mlsecd.detectors._extraction_channels import Reference
-from mlsecd.detectors._extraction_cohorts import Cohorts, Lately
+from mlsecd.detectors._extraction_cohorts import Lately
 from mlsecd.detectors._extraction_groups import Group, compile_for, groups_of, route
-from mlsecd.detectors._extraction_hiding import HIDING, Hidden, HidingPlan, answered
-from mlsecd.detectors._extraction_level import Level
+from mlsecd.detectors._extraction_hideouts import Hideouts, Hider, Together
+from mlsecd.detectors._extraction_hiding import HidingPlan, answered
+from mlsecd.detectors._extraction_level import Level, risen
 from mlsecd.detectors._extraction_standing import Calibration
 from mlsecd.detectors._extraction_state import TICK, Account, Accounts
 from mlsecd.detectors._extraction_words import (
     evidence_of,
     evidence_of_hiding,
+    evidence_of_together,
     is_walk,
     reason_of,
     reason_of_hiding,
+    reason_of_together,
 )
+from mlsecd.detectors._sections import left_out_of
 from mlsecd.detectors.base import Detector, DetectorState, Fit, Interval, Maturity, Section, Standing
-from mlsecd.errors import BaselineError, StateError
+from mlsecd.errors import MALFORMED, BaselineError, StateError
 from mlsecd.kernels import Kernels
 from mlsecd.records import Finding, Kind, Records, RequestBatch, Severity
 from mlsecd.windows.packing import pack, unpack
@@ -42,11 +47,13 @@ __all__ = ["DETECTOR", "ExtractionAccount", "Params"]
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 
-_SNAPSHOT: Final = 2
-_RISE: Final = 1.0  # decades by which a score must have grown to be told again,
-_GROWTH: Final = 0.25  # or this share of itself, if that is more: some twenty findings on the way to the ceiling
+_SNAPSHOT: Final = 3
 _COUNTERS: Final = ("unattributed", "unscored", "mismatched", "retried", "refused")  # rows of each fate
 _WALK: Final = ("AML.T0043.001",)  # Black-Box Optimization of adversarial data
+_ACTION_TOGETHER: Final = (
+    "Look at the tap and the gateway in front of this model first: do they send a vector, and a hash of its own for "
+    "each body? If they do, look at what the named accounts have in common, and limit them together."
+)
 _LEARNING: Final = "no baseline: record a week of ordinary requests, then run `mlsecd baseline fit`"
 
 
@@ -100,11 +107,14 @@ class ExtractionAccount(Detector):
     def __init__(self, params: Any, kernels: Kernels, section: Section | None = None) -> None:
         super().__init__(params, kernels, section)
         self._references = self._load(section)
-        self._hiding = self._load_hiding(section)
-        self._calibration = Calibration(self._references, params, kernels, list(self._hiding.values()))
-        self._cohorts = Cohorts(params.max_clients)
         models = [reference.model for reference in self._references]
         self._firsts = [models.index(model) for model in models]
+        self._hiding = self._load_hiding(section, models)
+        left_out = 0 if section is None else left_out_of(section.header)
+        self._calibration = Calibration(self._references, params, kernels, self._hiding, left_out)
+        limits = {number: limit.scores for number, limit in self._calibration.hiding.items()}
+        self._hideouts = Hideouts(self._hiding, limits, params.max_clients, params, kernels)
+        self._shapes = [(one.window_space.dims, len(one.plan.near) - 1) for one in self._references]
         channels = len(kernels.CHANNELS) if self._references else 0
         self._accounts = Accounts(params.max_clients, params.max_hot_clients, channels, self._shape)
         self._counts = dict.fromkeys(_COUNTERS, 0)
@@ -121,22 +131,23 @@ class ExtractionAccount(Detector):
             raise BaselineError(f"{self.name}: the baseline's part cannot be used")
         return [Reference.of(header, section.arrays, str(i), self.kernels) for i, header in enumerate(headers)]
 
-    def _load_hiding(self, section: Section | None) -> dict[str, HidingPlan]:
-        """By model; empty where the baseline was fitted before these were learned."""
+    def _load_hiding(self, section: Section | None, models: list[str]) -> dict[int, HidingPlan]:
+        """By number of the model's first reference; empty where the baseline was fitted before these were learned."""
         if section is None or "hiding" not in section.header:
             return {}
-        models = section.header["hiding"]
-        if not isinstance(models, list) or set(models) != {reference.model for reference in self._references}:
+        held = section.header["hiding"]
+        if not isinstance(held, list) or sorted(map(str, held)) != sorted(set(models)):
             raise BaselineError(f"{self.name}: the baseline's part cannot be used")
-        return {model: HidingPlan.of(model, section.arrays, f"hiding.{i}") for i, model in enumerate(models)}
+        return {
+            models.index(model): HidingPlan.of(model, section.arrays, f"hiding.{i}") for i, model in enumerate(held)
+        }
 
     def _shape(self, name: str) -> tuple[int, int]:
         """Coordinates and rows of an account's window."""
         number = int(name.partition(":")[0])
-        if number >= len(self._references):
+        if not 0 <= number < len(self._shapes):
             raise StateError("a snapshot has accounts of a model that the baseline does not have")
-        reference = self._references[number]
-        return reference.window_space.dims, len(reference.plan.near) - 1
+        return self._shapes[number]
 
     def observe(self, records: Records) -> list[Finding]:
         """Fold requests, in order of completion."""
@@ -147,19 +158,19 @@ class ExtractionAccount(Detector):
             return []
         good = answered(records)
         ticks = records.completion // TICK
-        groups: list[Group] = []
+        encoded: list[list[Group]] = []
         for number in np.unique(chosen[chosen >= 0]).tolist():
             at = np.flatnonzero(chosen == number)
-            groups += groups_of(records, at, ticks, number, self._references[number], self.kernels)
+            encoded.append(list(groups_of(records, at, ticks, number, self._references[number], self.kernels)))
         for number in np.unique(blank[good & (blank >= 0)]).tolist():
             at = np.flatnonzero(good & (blank == number))
-            groups += groups_of(records, at, ticks, number, None, self.kernels)
+            encoded.append(list(groups_of(records, at, ticks, number, None, self.kernels)))
         found: list[tuple[int, Finding]] = []
-        for group in sorted(groups, key=itemgetter(0)):  # accounts enter in order of appearance
+        for group in sorted(chain.from_iterable(encoded), key=itemgetter(0)):  # accounts enter in order of appearance
             if group.rows is not None:
                 found += self._fold(group)
-            if self._hiding:
-                self._see(group, records, good)
+        if self._hiding:
+            self._see(encoded, records.completion, good)
         return [finding for _, finding in sorted(found, key=itemgetter(0))]
 
     def _route(self, batch: RequestBatch) -> tuple[I8, I8]:
@@ -200,75 +211,84 @@ class ExtractionAccount(Detector):
         self._counts["retried"] += int(account.seen[0] - account.seen[1] - repeats)
         return found
 
-    def _see(self, group: Group, batch: RequestBatch, good: NDArray[np.bool_]) -> None:
-        """Note how many of an account's rows of one tick are repeats, and how many have no usable vector."""
-        at = group.at[group.start : group.stop]
-        if group.rows is None:
-            counts = (0, 0, len(at), len(at))
-        else:
-            repeats = group.rows.repeats[group.start : group.stop]
-            counts = (int(np.count_nonzero(repeats)), len(at), 0, int(np.count_nonzero(good[at])))
-        _, rest = group.name.split(":", 1)
-        name = f"{self._firsts[group.number]}:{rest}"  # of all views, it is the same account
-        self._cohorts.see(name, group.tick, float(batch.completion[at[0]]), counts)
+    def _see(self, encoded: list[list[Group]], completion: F8, good: NDArray[np.bool_]) -> None:
+        """Note how many rows of each group, once folded, are repeats, and how many have no usable vector."""
+        names: list[str] = []
+        counted, firsts = [], []
+        for groups in encoded:
+            at, rows = groups[0].at, groups[0].rows
+            starts = np.array([group.start for group in groups])
+            sizes = np.diff(starts, append=len(at))
+            none = np.zeros_like(sizes)
+            counts = [none, none, sizes, sizes]
+            if rows is not None:
+                repeats, fine = (np.add.reduceat(one.astype(np.int64), starts) for one in (rows.repeats, good[at]))
+                counts = [repeats, sizes, none, fine]
+            names += [self._name_of(group) for group in groups]
+            counted.append(np.stack(counts, axis=1))
+            firsts.append(at[starts])
+        appeared = np.concatenate(firsts)
+        order = np.argsort(appeared, kind="stable")  # accounts enter in order of appearance
+        when, tally = completion[appeared], np.concatenate(counted)
+        self._hideouts.see([names[i] for i in order.tolist()], when[order], tally[order])
+
+    def _name_of(self, group: Group) -> str:
+        """Of all views of a model, it is the same account."""
+        first = self._firsts[group.number]
+        return group.name if first == group.number else f"{first}:{group.name.partition(':')[2]}"
 
     def states(self) -> Iterable[tuple[str, Lately]]:
         """The interval's accounts; the next one begins."""
-        return self._cohorts.take()
+        return self._hideouts.take()
 
     def close(self, interval: Interval, states: Iterable[tuple[str, Any]]) -> list[Finding]:
         """Judge what hides, where enough accounts have come to tell whose doing it is."""
-        found = []
-        for name, hidden in self._cohorts.settle(states, interval.end, self.params.epoch_seconds):
-            plan = self._hiding[self._references[int(name.partition(":")[0])].model]
-            limits = self._calibration.hiding[plan.model]
-            scores = [hidden.score(channel, plan.null, self.kernels) for channel in range(len(HIDING))]
-            due = [
-                c
-                for c, score in enumerate(scores)
-                if score > limits[c] and self._is_due(hidden, c, score, interval.end)
-            ]
-            if not due:
-                continue
-            lead = max(due, key=lambda c: scores[c] / limits[c])
-            for channel in due:
-                hidden.told[channel] = max(hidden.told[channel], scores[channel])
-                hidden.told_ts[channel] = interval.end
-            found.append(self._tell_hiding(name, hidden, scores, lead, interval.end))
-        return found
+        return [
+            self._tell_together(one, interval.end) if isinstance(one, Together) else self._tell_hider(one, interval.end)
+            for one in self._hideouts.judge(states, interval.end)
+        ]
 
-    def _is_due(self, hidden: Hidden, channel: int, score: float, now: float) -> bool:
-        """Whether a score that goes on is told again."""
-        return score >= _risen(hidden.told[channel]) or now >= hidden.told_ts[channel] + self.params.repeat_seconds
-
-    def _tell_hiding(self, name: str, hidden: Hidden, scores: list[float], lead: int, ts: float) -> Finding:
+    def _tell_hider(self, hider: Hider, ts: float) -> Finding:
         """A ticket, whatever the score: a broken client looks the same, and content's calibration says nothing here."""
-        number, synthetic, client = name.split(":", 2)
-        plan = self._hiding[self._references[int(number)].model]
-        evidence = evidence_of_hiding(plan, hidden, scores, lead)
+        number, synthetic, client = hider.name.split(":", 2)
+        plan, limit = self._hiding[int(number)], self._calibration.hiding[int(number)]
+        evidence = evidence_of_hiding(plan, hider)
         return self.finding(
             ts=ts,
             subject_kind="client",
             subject=client,
             severity=Severity.LOW,
-            score=scores[lead],
-            threshold=float(self._calibration.hiding[plan.model][lead]),
-            reason=reason_of_hiding(evidence, self._calibration.asked[int(number)]),
+            score=float(hider.scores[hider.lead]),
+            threshold=float(limit.scores[hider.lead]),
+            reason=reason_of_hiding(evidence, limit.asked),
             evidence=evidence,
-            certified=False,
             synthetic=synthetic == "1",
+        )
+
+    def _tell_together(self, group: Together, ts: float) -> Finding:
+        """One ticket for all of them."""
+        plan = self._hiding[group.crowd.model]
+        return self.finding(
+            ts=ts,
+            subject_kind="model",
+            subject=plan.model,
+            severity=Severity.LOW,
+            score=group.score,
+            threshold=group.threshold,
+            reason=reason_of_together(plan, group),
+            evidence=evidence_of_together(plan, group),
+            synthetic=group.crowd.synthetic,
+            action=_ACTION_TOGETHER,
         )
 
     def _gate(self, account: Account, level: Level) -> NDArray[np.float64]:
         """From which score on, and from when on, the next finding is due."""
         again = account.told_ts + self.params.repeat_seconds
-        risen = _risen(account.told)
+        higher = risen(account.told)
         if level.certified and not level.pages(account.told):
-            risen = min(
-                risen, math.nextafter(level.threshold, math.inf)
-            )  # a ticket that becomes a page is told at once
+            higher = min(higher, math.nextafter(level.threshold, math.inf))  # a ticket that becomes a page: at once
         gates = self._gates
-        gates[0], gates[1], gates[2] = math.nextafter(level.ticket, math.inf), risen, again
+        gates[0], gates[1], gates[2] = math.nextafter(level.ticket, math.inf), higher, again
         return gates
 
     def _tell(self, name: str, account: Account, recent: Recent, score: float) -> Finding:
@@ -297,8 +317,7 @@ class ExtractionAccount(Detector):
             "hot_clients": float(self._accounts.hot),
             "cold_clients": float(self._accounts.cold),
             "evicted_clients": float(self._accounts.evicted),
-            "hiding_clients": float(len(self._cohorts)),
-            "hiding_refused": float(self._cohorts.refused),
+            **self._hideouts.gauges(),
             **counts,
         }
         if not self._references:
@@ -312,7 +331,7 @@ class ExtractionAccount(Detector):
             "counts": [self._counts[name] for name in _COUNTERS],
             "mismatch_run": self._mismatch_run,
             "accounts": self._accounts.dump(),
-            "cohorts": self._cohorts.dump(),
+            "hideouts": self._hideouts.dump(),
         }
         return pack(_SNAPSHOT, state)
 
@@ -324,11 +343,11 @@ class ExtractionAccount(Detector):
                 raise StateError("the snapshot was made with another baseline")
             counts = dict(zip(_COUNTERS, map(int, state["counts"]), strict=True))
             run = int(state["mismatch_run"])
-            self._accounts.load(state["accounts"])
-            self._cohorts.load(state["cohorts"])
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            accounts, hideouts = self._accounts.loaded(state["accounts"]), self._hideouts.loaded(state["hideouts"])
+        except MALFORMED as error:
             raise StateError(f"a snapshot of {self.name} is damaged: {error}") from error
         self._counts, self._mismatch_run = counts, run
+        self._accounts, self._hideouts = accounts, hideouts
 
     def _fingerprint(self) -> str:
         """What the counts were counted against."""
@@ -346,11 +365,6 @@ class ExtractionAccount(Detector):
     def fit(cls, records: Iterable[Records], params: Any, kernels: Kernels) -> Fit:
         """Learn references and calibration of each model that has enough clients."""
         return fitting.fit(records, params, kernels)
-
-
-def _risen(told: float) -> float:
-    """The score from which on it is told again."""
-    return told + max(_RISE, _GROWTH * told)
 
 
 DETECTOR = ExtractionAccount

@@ -23,7 +23,7 @@ from mlsecd.detectors._exposure_words import evidence_of, reason_of
 from mlsecd.detectors._extraction_channels import COLUMNS
 from mlsecd.detectors._waiting import WAITING_MAX, Waiting
 from mlsecd.detectors.base import Detector, DetectorState, Fit, Interval, Maturity, Section, Standing
-from mlsecd.errors import BaselineError, StateError
+from mlsecd.errors import MALFORMED, BaselineError, StateError
 from mlsecd.kernels import Kernels
 from mlsecd.records import Finding, Kind, Records, RequestBatch, Severity
 from mlsecd.windows.packing import pack, unpack
@@ -279,7 +279,7 @@ class ExtractionExposure(Detector):
             counts = dict(zip(_COUNTERS, map(int, state["counts"]), strict=True))
             run = int(state["mismatch_run"])
             gauges = {str(name): float(value) for name, value in state["gauges"].items()}
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except MALFORMED as error:
             raise StateError(f"a snapshot of {self.name} is damaged: {error}") from error
         self._waiting.take()
         self._clients, self._shared, self._told, self._gauges = clients, shared, told, gauges

@@ -18,7 +18,7 @@ from mlsecd.detectors._language_resellers import Resellers
 from mlsecd.detectors._language_standing import Calibration, evidence_of, reason_of
 from mlsecd.detectors._parameters_books import TICK, Names, Rooms, Who, subject_of
 from mlsecd.detectors.base import Detector, DetectorState, Fit, Maturity, Section, Standing
-from mlsecd.errors import BaselineError, StateError
+from mlsecd.errors import MALFORMED, BaselineError, StateError
 from mlsecd.kernels import Kernels
 from mlsecd.records import Finding, Kind, Records, RequestBatch, Severity
 from mlsecd.windows.packing import pack, unpack
@@ -218,7 +218,7 @@ class ExtractionLanguage(Detector):
             counts = dict(zip(_COUNTERS, map(int, state["counts"]), strict=True))
             accounts.load(state["accounts"], Account.load)
             self._resellers.load(state["resellers"])
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except MALFORMED as error:
             raise StateError(f"a snapshot of {self.name} is damaged: {error}") from error
         self._counts, self._accounts = counts, accounts
 

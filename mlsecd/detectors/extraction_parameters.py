@@ -19,7 +19,7 @@ from mlsecd.detectors._parameters_groups import Group, Models, pivots, shared_sw
 from mlsecd.detectors._parameters_rows import ALLOWED, CANARY, HALVING, SIGNS, has_text, signs_of
 from mlsecd.detectors._parameters_rules import CONTROLS, Verdict, judge
 from mlsecd.detectors.base import Detector, DetectorState, Interval, Maturity, Section, Standing
-from mlsecd.errors import StateError
+from mlsecd.errors import MALFORMED, StateError
 from mlsecd.kernels import Kernels
 from mlsecd.records import Finding, Kind, Records, RequestBatch, Severity
 from mlsecd.windows.packing import pack, unpack
@@ -278,7 +278,7 @@ class ExtractionParameters(Detector):
             counts = dict(zip(_COUNTERS, map(int, state["counts"]), strict=True))
             books.load(state["books"], Account.load)
             models.load(state["models"])
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except MALFORMED as error:
             raise StateError(f"a snapshot of {self.name} is damaged: {error}") from error
         self._counts, self._books, self._models = counts, books, models
 

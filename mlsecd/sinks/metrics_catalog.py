@@ -274,6 +274,7 @@ DETECTOR_GAUGES: Final = {
     "calibration_level_upper": "Upper confidence limit of that chance; the highest of all models.",
     "calibration_certified": "1 where every model's level is certified by its calibration, else 0.",
     "calibration_timestamp_seconds": "Event time at which the oldest calibration recording ends.",
+    "calibration_left_out": "Clients left out of the baseline by hand; certificates hold if these are not ordinary.",
     "calibration_suspects": "Clients of the baseline that score beyond what the others explain; of all models.",
     "calibration_models": "Models that the baseline is calibrated for.",
     "blind_channels": "Channels that cannot alarm alone; the most of all models.",

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
+
+from mlsecd.errors import MALFORMED, StateError
 
 __all__ = ["Keyed"]
+
+_LATEST: Final = 1 << 53  # intervals: more are no number of a clock's
 
 S = TypeVar("S")
 
@@ -118,7 +122,20 @@ class Keyed(Generic[S]):
         return len(self._kept)
 
     def load(self, rows: list[tuple[str, int, S]], kept: int = 0) -> None:
-        """Take back what :meth:`dump` gave, the last ``kept`` of them as kept ones."""
+        """Take back what :meth:`dump` gave, the last ``kept`` of them as kept ones.
+
+        Raises
+        ------
+        StateError
+            They are no such rows; nothing has changed then.
+        """
         cut = len(rows) - kept
+        try:
+            sound = 0 <= cut <= len(rows) and len({key for key, _, _ in rows}) == len(rows)
+            sound = sound and all(abs(tick) <= _LATEST for _, tick, _ in rows)
+        except MALFORMED as error:
+            raise StateError(f"keys in a snapshot cannot be used: {error}") from error
+        if not sound:
+            raise StateError("a snapshot holds some keys twice, or touched at no time that there is")
         self._held = OrderedDict((key, (tick, state)) for key, tick, state in rows[:cut])
         self._kept = OrderedDict((key, (tick, state)) for key, tick, state in rows[cut:])

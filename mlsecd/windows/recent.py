@@ -94,7 +94,9 @@ class Recent:
         pushed, codes, labels, keys = dumped
         made = cls(dims, limit)
         held = min(int(pushed), limit)
-        if codes.shape != (dims, held) or labels.shape != (held,) or keys.shape != (held,):
+        shapes = (codes.shape, labels.shape, keys.shape)
+        kinds = (codes.dtype, labels.dtype, keys.dtype)
+        if held < 0 or shapes != ((dims, held), (held,), (held,)) or kinds != (np.int8, np.int16, np.uint32):
             raise StateError("a window in a snapshot has another shape than its baseline's")
         made.make_room(held)
         made.codes[:, :held] = codes

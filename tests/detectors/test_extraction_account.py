@@ -138,6 +138,38 @@ def test_a_few_thieves_among_the_calibration_clients_move_the_page_but_not_the_t
     assert 0.001 < float((np.random.default_rng(74).exponential(0.6, 100_000) + 0.5 > moved.ticket).mean()) < 0.02
 
 
+def test_whom_a_person_left_out_of_the_baseline_stands_beside_every_certificate() -> None:
+    """Honest clients left out by mistake make the level a wish: 3 % instead of 1 % were seen (the top twentieth)."""
+    whole = fitted().section
+    assert whole is not None
+    thief = batch(*odd(np.random.default_rng(72), 60), "thief")
+    for count in (0, 5):
+        detector = make(Section({**whole.header, "left_out": count}, whole.arrays))
+        page = next(one for one in told(detector, thief) if one.certified)
+        standing = detector.standing()
+        assert standing.gauges["calibration_left_out"] == page.evidence["calibration_left_out"] == count
+        assert ("if the 5 clients left out of the baseline are none" in page.reason) == bool(count)
+        assert ("5 clients were left out of the baseline" in standing.why) == bool(count)
+        upper = page.evidence["level_upper_95_if_those_are_ordinary"]
+        assert (upper > page.evidence["level_upper_95"]) == bool(count)
+    for damaged in (-1, 1.5, "5", None, True):
+        with pytest.raises(BaselineError):
+            make(Section({**whole.header, "left_out": damaged}, whole.arrays))
+
+
+def test_the_level_with_those_who_were_left_out_holds_for_any_of_them() -> None:
+    """Ordinary clients, the loudest of whom are left out of the calibration, cross as often as it says at most."""
+    rng = np.random.default_rng(76)
+    beyond, worst = [], []
+    for _ in range(200):
+        scores = np.sort(rng.exponential(0.6, 200) + 1.0)
+        level = level_of(scores[:190], 0.02, on_average=True, left_out=10)
+        beyond.append(math.exp(-(level.threshold - 1.0) / 0.6))
+        worst.append(level.upper_if_ordinary)
+    assert np.mean(np.array(beyond) <= worst) >= 0.92, "95 % asked, of 200 draws"
+    assert np.mean(beyond) > 0.04, "twice of what was asked for"
+
+
 def test_the_ticket_is_of_all_clients_and_the_page_of_those_whom_the_reference_has_not_seen() -> None:
     rng = np.random.default_rng(75)
     scores, crossed = np.sort(rng.exponential(0.6, 200) ** 2 + 0.5), np.sort(rng.exponential(0.2, 600) + 1.0)

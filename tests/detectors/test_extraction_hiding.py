@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable
 from typing import Any
 
+import damage
 import numpy as np
 import pytest
+from scipy.stats import betabinom
 from support import fold_of
 
 from mlsecd.detectors import _extraction_fit, _extraction_hiding_fit
+from mlsecd.detectors._extraction_books import Books
 from mlsecd.detectors._extraction_cohorts import Cohorts
-from mlsecd.detectors._extraction_hiding import UNSCORED, raised
+from mlsecd.detectors._extraction_hiding import RETRY, UNSCORED, decades, expected_share
 from mlsecd.detectors._extraction_hiding_fit import BlankRows
 from mlsecd.detectors.base import Fit
 from mlsecd.detectors.extraction_account import DETECTOR, ExtractionAccount, Params
 from mlsecd.engines.fold import Fold
+from mlsecd.errors import BaselineError, StateError
 from mlsecd.findings.ledger import Ledger
 from mlsecd.kernels import cpu
 from mlsecd.meters import Meters
@@ -53,9 +58,13 @@ def heard(detector: ExtractionAccount, *batches: RequestBatch, beside: int = 15)
 
 
 def hidden(*batches: RequestBatch, detector: ExtractionAccount | None = None, beside: int = 15) -> list[Finding]:
-    """Those that are led by what cannot be judged."""
+    """Those that accuse a client by what cannot be judged."""
     found = heard(detector or make(), *batches, beside=beside)
-    return [one for one in found if one.evidence["channels"][0]["channel"] in HIDING]
+    return [one for one in found if one.evidence["channels"][0]["channel"] in HIDING and one.subject_kind == "client"]
+
+
+def together(found: list[Finding]) -> list[Finding]:
+    return [one for one in found if one.subject_kind == "model"]
 
 
 def leading(found: list[Finding]) -> set[tuple[str, str]]:
@@ -170,14 +179,80 @@ def test_a_service_that_stops_to_send_vectors_accuses_nobody() -> None:
     assert hidden(*everybody, thief, beside=0) == []
 
 
-def test_one_that_leaves_out_a_tenth_accuses_nobody_either() -> None:
-    rng = np.random.default_rng(48)
+def customers(rng: np.random.Generator, clients: int) -> list[RequestBatch]:
+    """Five queries each in ten seconds."""
+    return [batch(*queries(rng, 300), f"c{i}", start=100.0 + i / 60, step=2.0) for i in range(clients)]
+
+
+def lossy(seed: int, clients: int, share: float) -> list[RequestBatch]:
+    """Customers of a tap that loses some of everybody's vectors."""
+    rng = np.random.default_rng(seed)
     made = []
-    for i in range(20):
+    for i in range(clients):
         x, label = queries(rng, 200)
-        x[rng.random(200) < 0.1] = np.nan
+        x[rng.random(200) < share] = np.nan
         made.append(batch(x, label, f"d{i}", start=100.0 + i / 20, step=3.0))
-    assert leading(hidden(*made)) == set()
+    return made
+
+
+def test_one_that_leaves_out_a_tenth_accuses_nobody_either() -> None:
+    accused = [leading(hidden(*lossy(seed, 20, 0.1))) for seed in range(46, 52)]
+    assert sum(map(len, accused)) <= 1, "of 120, at 0.5 % each"
+
+
+def test_a_tap_that_loses_many_vectors_is_told_once_it_lasts_and_once() -> None:
+    found = together(heard(make(), *lossy(47, 20, 0.5)))
+    assert leading(found) == {("m", "unscored")}
+    first = found[0]
+    assert (first.severity, first.certified) == (Severity.LOW, False)
+    assert 150.0 <= first.ts <= 200.0, "the sixth interval"
+    assert "accounts at a time have many queries" in first.reason
+    assert "so nobody is accused" in first.reason
+    assert first.evidence["accounts"] == len(first.evidence["clients"]) < first.evidence["active_accounts"] == 30
+    assert first.action.startswith("Look at the tap")
+    assert np.diff([one.ts for one in found]).min(initial=300.0) >= 300.0
+    for seconds, expected in ((5, 0), (20, 1)):  # intervals
+        rows = np.arange(3 * seconds)
+        short = [one.take(rows) for one in lossy(47, 20, 0.5)]
+        assert len(together(heard(make(), *short))) == expected
+
+
+def test_a_tap_that_fails_for_some_customers_is_one_ticket_and_not_one_for_each() -> None:
+    rng = np.random.default_rng(57)
+    failing = [batch(*queries(rng, 60), f"f{i}", start=100.0 + 30 * i, step=10.0, features=None) for i in range(12)]
+    found = heard(make(), *failing, *customers(rng, 60), beside=0)
+    alone = leading([one for one in found if one.subject_kind == "client" and one.subject.startswith("f")])
+    many = together(found)
+    assert len(alone) == 4
+    assert leading(many) == {("m", "unscored")}
+    assert many[0].evidence["accounts"] == 5
+    assert "5 accounts within an hour have many queries" in many[0].reason
+    assert set().union(*(one.evidence["clients"] for one in many)) >= {f"f{i}" for i in range(4, 12)}
+
+
+def test_strangers_with_a_blank_row_each_buy_a_thief_no_silence() -> None:
+    """21 of 81 accounts are more than a quarter, but not of what is asked."""
+    rng = np.random.default_rng(58)
+    sybils = [batch(*queries(rng, 60), f"s{i}", start=100.0 + i / 30, step=10.0, features=None) for i in range(21)]
+    thief = batch(*odd(rng, 60), "thief", start=100.3, step=10.0, features=None)
+    found = [one for one in heard(make(), *sybils, *customers(rng, 60), thief, beside=0) if one.subject_kind == "model"]
+    assert found, "as one of many, at the least"
+    assert "thief" in set().union(*(one.evidence["clients"] for one in found))
+
+
+def test_probes_of_our_own_are_no_cohort_of_customers() -> None:
+    """Canaries without vectors, from nine accounts at a time, must not read as a service that fails for all."""
+    rng = np.random.default_rng(59)
+    canaries = [
+        batch(*queries(rng, 60), f"p{i}", start=100.0 + i / 30, step=10.0, features=None, synthetic=True)
+        for i in range(30)
+    ]
+    thief = batch(*odd(rng, 60), "thief", start=100.3, step=10.0, features=None)
+    found = [
+        one for one in heard(make(), *canaries, thief, beside=12) if one.evidence["channels"][0]["channel"] in HIDING
+    ]
+    assert ("thief", "unscored") in leading([one for one in found if not one.synthetic])
+    assert {one.subject for one in found if not one.synthetic} == {"thief"}
 
 
 def test_a_gateway_that_sends_one_hash_for_all_bodies_accuses_nobody() -> None:
@@ -188,8 +263,8 @@ def test_a_gateway_that_sends_one_hash_for_all_bodies_accuses_nobody() -> None:
     assert hidden(*everybody, beside=0) == []
 
 
-@pytest.mark.parametrize(("status", "many"), [(503, 0), (200, 1), (None, 1)])
-def test_what_failed_was_no_query(status: int | None, many: int) -> None:
+@pytest.mark.parametrize(("status", "many"), [(503, 0), (429, 0), (499, 1), (200, 1), (None, 1)])
+def test_what_failed_was_no_query_and_who_hung_up_has_asked(status: int | None, many: int) -> None:
     x, label = odd(np.random.default_rng(49), 60)
     given = batch(x, label, "poor", start=100.3, step=10.0, features=None, status=status or np.nan)
     assert len(leading(hidden(given))) == many
@@ -214,18 +289,35 @@ def test_whose_blanks_they_are_is_told_once_others_have_come_and_as_of_then() ->
 def test_what_is_held_of_an_interval_is_bounded() -> None:
     cohorts = Cohorts(5)
     for i in range(20):
-        cohorts.see(f"0:0:{i}", 10.0 * i, 10.0 * i, (0, 1, 1, 1))
+        cohorts.see([f"0:0:{i}"], np.array([10.0 * i]), np.array([[0, 1, 1, 1]]))
     taken = cohorts.take()
     assert len(taken) == 5
     assert cohorts.refused == 15
     for interval in range(4):
-        many = [(f"0:0:{20 * interval + i}", taken[0][1]) for i in range(20)]
-        list(cohorts.settle(many, 60.0 * interval, 3_600.0))
-    assert all(len(one) <= 5 for one in cohorts._waiting.values())
-    wide = Cohorts(12)
-    for interval in range(4):
-        list(wide.settle([(f"0:0:{12 * interval + i}", taken[0][1]) for i in range(12)], 60.0 * interval, 3_600.0))
-    assert len(wide) == 12
+        few = [(f"0:0:{3 * interval + i}", taken[0][1]) for i in range(3)]
+        assert [crowd.channel for crowd, _ in cohorts.settle(few)] == ([RETRY, UNSCORED] if interval == 2 else [])
+        assert all(len(one) <= 8 for one in cohorts._waiting.values())
+
+
+def test_books_are_bounded_and_keep_whom_they_were_told_of() -> None:
+    books, at = Books(100), np.zeros(40)
+    for interval in range(50):
+        names = [f"0:0:{40 * interval + i}" for i in range(39)] + ["0:0:thief"]
+        rows = books.rows_of(names, at, 10.0 * interval, 1e9)
+        assert len(set(rows.tolist())) == 40, "each has a row of its own"
+        few = np.ones(40, np.int64)
+        books.add(rows, UNSCORED, few, few, at)
+        if interval == 0:
+            books.of(int(rows[-1]))["told"][UNSCORED] = 3.0
+        if interval > 40:
+            books.rows_of(["0:0:thief"], at[:1], 10.0 * interval, 1e9)
+    assert len(books) == 100
+    assert len(books._rows) <= 126
+    assert books.of(int(rows[-1]))["fired"][UNSCORED] == 50
+    assert books.of(int(rows[0]))["fired"][UNSCORED] == 1, "a row that was another's begins afresh"
+    full = Books(10)
+    assert (full.rows_of([f"0:0:{i}" for i in range(40)], at, 0.0, 1e9) >= 0).sum() == 10
+    assert full.refused == 30
 
 
 def test_state_goes_over_a_restart() -> None:
@@ -239,7 +331,73 @@ def test_state_goes_over_a_restart() -> None:
     assert hidden(*others[1:], detector=make(), beside=0) == []
 
 
+def test_a_snapshot_with_one_wrong_value_is_taken_whole_or_not_at_all_and_what_is_taken_runs() -> None:
+    first, fresh = make(), make().snapshot()
+    free = batch(*odd(np.random.default_rng(45), 60), "thief", start=0.3, step=1.0, features=None)
+    few = [batch(*queries(np.random.default_rng(i), 40), f"c{i}", start=i / 10, step=10.0) for i in range(4)]
+    fold = fold_of(first)
+    fold.push([joined(free, crowd(np.random.default_rng(3), 12, 20, "w"))])
+    fold.push([joined(*few)])
+    refused = taken = 0
+    for where, blob in damage.snapshots(first.snapshot(), 300, seed=5):
+        second = make()
+        try:
+            second.restore(blob)
+        except StateError:
+            refused += 1
+            assert second.snapshot() == fresh, where
+        else:
+            taken += 1
+            heard(second, *lossy(47, 12, 0.5), beside=15)
+    assert min(refused, taken) > 30
+
+
+@pytest.mark.parametrize("name", ["null", "scores", "usual"])
+def test_a_baseline_without_a_part_of_it_is_refused(name: str) -> None:
+    section = DETECTOR.fit([crowd(np.random.default_rng(1), 60, 40)], Params(), cpu).section
+    assert section is not None
+    del section.arrays[f"hiding.0.{name}"]
+    with pytest.raises(BaselineError, match="cannot be used"):
+        make(section)
+
+
 # What is learned
+
+
+def test_of_two_views_the_strictest_level_holds_for_what_hides_in_both() -> None:
+    """One view of few clients, one of many: the last one's must not set what is the same account's."""
+    rng = np.random.default_rng(60)
+    x, label = queries(rng, 45 * 40)
+    names = [f"b{i % 45}" for i in range(45 * 40)]
+    both = batch(np.tanh(x), label, names, input_features=x)
+    section = DETECTOR.fit([both, crowd(np.random.default_rng(1), 90, 40)], Params(), cpu).section
+    detector = ExtractionAccount(Params(false_alarms_per_week=1.0), cpu, section)
+    asked, (limit,) = detector._calibration.asked, detector._calibration.hiding.values()
+    assert len(set(asked)) > 1
+    assert limit.asked == min(asked)
+
+
+def test_blanks_that_were_not_read_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_extraction_hiding_fit, "_BLANKS_MAX", 100)
+    free = batch(*queries(np.random.default_rng(61), 300), "free", features=None)
+    fit = DETECTOR.fit([crowd(np.random.default_rng(1), 60, 40), free], Params(), cpu)
+    assert "only 100 of 300 requests without a vector were read, each client's first ones" in fit.notes
+
+
+def test_where_blanks_are_usual_more_of_them_are_no_fault_of_the_service() -> None:
+    usual = fitted_with_blanks().section.arrays["hiding.0.usual"]  # type: ignore[union-attr]
+    assert 0.4 < usual[UNSCORED] < 0.7
+    assert (
+        DETECTOR.fit([crowd(np.random.default_rng(1), 60, 40)], Params(), cpu).section.arrays["hiding.0.usual"].max()
+        == 0.0
+    )  # type: ignore[union-attr]
+    rng = np.random.default_rng(62)
+    made = [
+        batch(*queries(rng, 60), f"u{i}", start=100.0 + i / 30, step=10.0, **({"features": None} if i % 2 else {}))
+        for i in range(30)
+    ]
+    assert together(heard(make(fitted_with_blanks().section), *made, beside=0)) == []
+    assert together(heard(make(), *made, beside=0)) != []
 
 
 @functools.cache
@@ -287,11 +445,17 @@ def test_blanks_do_not_starve_what_is_learned_of_content(monkeypatch: pytest.Mon
 
 def test_what_ordinary_clients_always_do_stays_expected_whole() -> None:
     null = np.array([[0.2, 8.0], [1.8, 2.0], [1.0, 1.0]])
-    assert raised(null, UNSCORED, 0.1) is null
-    for share, expected in ((0.3, 0.3), (0.9, 0.5), (0.01, 0.1)):
-        a, b = raised(null, 0, share)[:2, 0].tolist()
-        assert a / (a + b) == pytest.approx(expected)
-        assert b >= 1.0
+    assert expected_share(null, UNSCORED, np.array([0.1, 0.9])).tolist() == [0.8, 0.8]
+    assert expected_share(null, RETRY, np.array([0.3, 0.9, 0.01])).tolist() == [0.3, 0.5, 0.1]
+
+
+def test_decades_are_those_of_the_beta_binomial() -> None:
+    null = np.array([[0.2, 1.0], [1.8, 1.0], [1.0, 1.0]])
+    fired, tried = np.array([9, 20, 20, 20]), np.array([40, 40, 40, 40])
+    found = decades((fired, tried), np.array([0.0, 0.0, 0.1, 0.4]), null, RETRY, cpu)
+    assert found[0] == 0.0, "nine are no case"
+    assert found[1] == found[2] == pytest.approx(-math.log10(betabinom.sf(19, 40, 0.2, 1.8)), rel=1e-6)
+    assert found[3] == pytest.approx(-math.log10(betabinom.sf(19, 40, 0.8, 1.2)), rel=1e-6)
 
 
 def test_ordinary_clients_are_told_no_more_often_than_promised() -> None:
@@ -314,7 +478,10 @@ def test_a_baseline_of_before_judges_content_alone() -> None:
     assert section is not None
     del section.header["hiding"]
     free = batch(*odd(np.random.default_rng(45), 60), "thief", start=100.3, step=10.0, features=None)
-    assert hidden(free, detector=make(section)) == []
+    detector = make(section)
+    assert hidden(free, detector=detector) == []
+    assert "what hides is not judged, fit it again" in detector.standing().why
+    assert "what hides" not in make().standing().why
 
 
 # Another name
