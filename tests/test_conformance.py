@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib.util
 import random
 from collections.abc import Iterable
@@ -18,12 +19,16 @@ from support import Case, Sharded, atoms, fold_of, lines, regroup
 
 from mlsecd import plugins
 from mlsecd.detectors.base import Detector, Section
+from mlsecd.engines.fold import Fold
 from mlsecd.errors import BaselineError, StateError
 from mlsecd.findings import controls
-from mlsecd.records import Ragged, Records, RequestBatch
+from mlsecd.findings.ledger import Ledger
+from mlsecd.meters import Meters
+from mlsecd.records import Finding, Ragged, Records, RequestBatch, SourceStatus
 from mlsecd.sinks.metrics_catalog import DETECTOR_GAUGES
 
 NAMES = sorted(plugins.detectors())
+YEAR = 365 * 86_400.0
 RESERVED = ("_total", "_info", "_count", "_sum", "_bucket", "_created")
 THREATS = (
     "extraction_",
@@ -220,6 +225,55 @@ def test_a_baseline_with_one_wrong_value_is_refused_or_taken(name: str, monkeypa
         except Exception as error:
             raise AssertionError(f"{what} in a baseline") from error
         assert damage.has_no_new_nan(section, damaged), f"{what} would make thresholds that nothing is above"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_clock_set_back_is_no_worse_than_to_begin_anew(name: str) -> None:
+    """A host that boots with its clock ahead must not be blind until the time that it had has come."""
+    parts = sorted(atoms(case(name).records), key=when)
+    early, late = parts[: len(parts) // 2], parts[len(parts) // 2 :]
+    anew, straight, after = (
+        told_of(name, [], late, 0.0),
+        told_of(name, early, late, 0.0),
+        told_of(name, early, late, YEAR),
+    )
+    assert told_of(name, early, late, YEAR) >= anew & straight
+
+
+def told_of(name: str, early: list[Records], late: list[Records], ahead: float) -> set[tuple[str, str]]:
+    """Whom raw findings of the late records are about; the early ones came while the clock was ``ahead``, seconds."""
+    found: list[Finding] = []
+
+    class Ear(Ledger):
+        def take(self, findings: Iterable[Finding]) -> list[Finding]:
+            found.extend(kept := list(findings))
+            return super().take(kept)
+
+    def failed(_detector: Detector, error: Exception) -> None:
+        raise error
+
+    fold = Fold([case(name).make()], Ear(), Meters())
+    fold.on_failed = failed
+    if early:
+        fold.push([SourceStatus(ts=when(early[0]) + ahead, source="clock", ok=True)])
+        for push in regroup([moved(one, ahead) for one in early], [100] * 1000):
+            fold.push(push)
+    fold.push([SourceStatus(ts=when(late[0]), source="clock", ok=True)])
+    found.clear()
+    for push in regroup(late, [100] * 1000):
+        fold.push(push)
+    fold.finish()
+    return {(one.subject_kind, "" if one.subject_kind == "campaign" else one.subject) for one in found}
+
+
+def when(records: Records) -> float:
+    return float(records.completion[0]) if isinstance(records, RequestBatch) else records.ts
+
+
+def moved(records: Records, seconds: float) -> Records:
+    if isinstance(records, RequestBatch):
+        return RequestBatch(records.columns | {"ts": records.ts + seconds}, records.seq)
+    return dataclasses.replace(records, ts=records.ts + seconds)
 
 
 @pytest.mark.parametrize("name", NAMES)

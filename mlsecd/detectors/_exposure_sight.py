@@ -84,7 +84,9 @@ class Sight:
         return math.exp(-sum(n / total * math.log(n / total) for n in self.labels if n)) if total else 0.0
 
     def enter(self, epoch: float) -> None:
-        """Turn the page where a later epoch begins."""
+        """Turn the page where a later epoch begins; an earlier one does only where the clock was set back."""
+        if epoch < self.epoch - 1.0:
+            self.take(Sight(epoch))
         if epoch > self.epoch:
             past = replace(self, past=None) if self.epoch == epoch - 1.0 else None
             self.take(Sight(epoch, past=past))

@@ -103,6 +103,9 @@ class Accounts:
             account.tally[:] = 0
             account.best[:] = 0.0
             account.told, account.told_ts = -np.inf, -np.inf
+        account.started = min(account.started, tick)  # later only where the clock was set back
+        if account.told_ts >= tick + TICK:
+            account.told_ts = -np.inf
         if not account.seen[0]:
             account.started, account.first_ts = tick, first_ts
             self._hot.drop(name)  # it may be of an account of this name that made room before

@@ -126,6 +126,8 @@ class Books(Rooms[Account]):
         if account is not None and account.signs and tick - account.started >= epoch_seconds:
             self.drop(name)
             account = self.touch(name, ts)
+        if account is not None:
+            account.started = min(account.started, tick)  # later only where the clock was set back
         if account is not None and not account.signs:
             account.started, account.first_ts = tick, ts
         return account

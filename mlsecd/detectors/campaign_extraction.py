@@ -178,10 +178,10 @@ class CampaignExtraction(Detector):
                 waiting[_number(name)].append((name, sketch))
         for others, own in zip(self._others, waiting, strict=True):
             others.mingle(own, self.kernels)
-        if self._epoch is None:
-            if not any(waiting):
-                return []
-            self._epoch = interval.start
+        if self._epoch is None and not any(waiting):
+            return []
+        if self._epoch is None or self._epoch > interval.end:  # then the clock was set back
+            self._epoch, self._look = interval.start, 0
         looks = int((interval.end - self._epoch) * LOOKS / self.params.epoch_seconds)
         if looks <= self._look:
             return []

@@ -143,6 +143,8 @@ class ExtractionLanguage(Detector):
         if account is not None and account.rows and tick - account.started >= self.params.epoch_seconds:
             self._accounts.drop(name)
             account = self._accounts.touch(name, ts)
+        if account is not None:
+            account.started = min(account.started, tick)  # later only where the clock was set back
         if account is not None and not account.rows:
             account.started, account.first_ts = tick, ts
         return account
@@ -151,7 +153,7 @@ class ExtractionLanguage(Detector):
         if score <= threshold:
             return False
         risen = score >= account.told + max(_RISE, _GROWTH * account.told)
-        return risen or ts - account.told_ts >= self.params.repeat_seconds
+        return risen or not 0.0 <= ts - account.told_ts < self.params.repeat_seconds
 
     def _tell(self, name: str, account: Account, score: float) -> Finding:
         number, _, who = name.partition(":")

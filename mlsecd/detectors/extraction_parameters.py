@@ -179,7 +179,8 @@ class ExtractionParameters(Detector):
                 continue
             told, told_ts = account.told.get(number, (-1, -math.inf))
             rank = verdict.severity.rank
-            if (rank > told or ts - told_ts >= self.params.repeat_seconds) and (worst is None or rank > worst[0]):
+            due = not 0.0 <= ts - told_ts < self.params.repeat_seconds
+            if (rank > told or due) and (worst is None or rank > worst[0]):
                 worst = (rank, number, verdict)
         if worst is None:
             return None

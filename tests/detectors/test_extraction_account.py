@@ -138,6 +138,21 @@ def test_a_few_thieves_among_the_calibration_clients_move_the_page_but_not_the_t
     assert 0.001 < float((np.random.default_rng(74).exponential(0.6, 100_000) + 0.5 > moved.ticket).mean()) < 0.02
 
 
+def test_a_clock_set_back_neither_silences_a_thief_nor_keeps_an_epoch_for_ever() -> None:
+    rng = np.random.default_rng(77)
+    year, day = 365 * 86_400.0, 86_400.0
+    detector = make()
+    early = batch(*odd(rng, 40), "thief", start=year)
+    assert detector.observe(early)
+    found = detector.observe(batch(*odd(rng, 20), "thief", start=0.0, step=60.0))
+    assert found[0].ts == 0.0, "the year in which it would have been told again has not come"
+    assert [one.ts for one in found[1:]] == [300.0, 600.0, 900.0]
+    (account,) = [one for _, _, one in detector._accounts._cold.dump()]
+    assert account.seen[0] == 60
+    detector.observe(batch(*odd(rng, 1), "thief", start=8 * day))
+    assert account.seen[0] == 1, "an epoch is a week"
+
+
 def test_whom_a_person_left_out_of_the_baseline_stands_beside_every_certificate() -> None:
     """Honest clients left out by mistake make the level a wish: 3 % instead of 1 % were seen (the top twentieth)."""
     whole = fitted().section
