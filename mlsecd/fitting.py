@@ -14,10 +14,10 @@ import numpy as np
 
 from mlsecd import app, baseline, plugins
 from mlsecd.config import Config
-from mlsecd.detectors.base import Fit
+from mlsecd.detectors.base import Detector, Fit
 from mlsecd.engines.hold import Ordered
 from mlsecd.engines.replay import Progress, records_of
-from mlsecd.errors import RecordError
+from mlsecd.errors import BaselineError, RecordError
 from mlsecd.kernels import Kernels
 from mlsecd.meters import Meters
 from mlsecd.records import Kind, Records, RequestBatch
@@ -87,8 +87,8 @@ def fit(  # noqa: PLR0913
         tallies.append(Tally(left_out=dict.fromkeys(leave_out, 0)))
         learned = cls.fit(_ordered(paths, config, tallies[-1], progress), config.detectors[name], kernels)
         if learned is not None:
-            parts[name] = learned
             _note_left_out(learned, tallies[-1])
+            parts[name] = _tried(learned, cls, config.detectors[name], kernels)
     header = _describe(paths, version) | ({"left_out": leave_out} if leave_out else {})
     sections = {name: part.section for name, part in parts.items() if part.section is not None}
     digest = baseline.write(out, header, sections) if sections else ""
@@ -120,6 +120,17 @@ def _without(records: Records, left_out: dict[str, int]) -> Records:
             left_out[name] += int(own.sum())
             gone |= own
     return records.take(np.flatnonzero(~gone)) if gone.any() else records
+
+
+def _tried(learned: Fit, cls: type[Detector], params: Any, kernels: Kernels) -> Fit:
+    """What was learned, if its detector takes it: else the daemon would find out at its next start."""
+    if learned.section is not None:
+        try:
+            cls(params, kernels, learned.section)
+        except BaselineError as error:
+            why = f"what was learned cannot be used ({error}): look for clients whose numbers are none of the model's"
+            return Fit(None, why, learned.notes)
+    return learned
 
 
 def _note_left_out(learned: Fit, tally: Tally) -> None:

@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from mlsecd.records import RequestBatch, Text
 
-__all__ = ["Groups", "Links", "prefix_of", "used"]
+__all__ = ["Groups", "Links", "prefix_of", "read_links", "used"]
 
 Links = tuple[Annotated[str, Meta(max_length=65_536)], ...]
 
@@ -34,6 +34,32 @@ def prefix_of(address: str) -> str | None:
     return str(ipaddress.ip_network((int(found) >> 8 << 8, 24)))
 
 
+def read_links(links: Iterable[str]) -> dict[str, str]:
+    """Group by client, of lines of CSV: a group's name, then its clients.
+
+    Raises
+    ------
+    ValueError
+        A line is no line of CSV, names nobody, or names a client whom another group has.
+    """
+    made: dict[str, str] = {}
+    for i, line in enumerate(links):
+        if not line.strip():
+            continue
+        if len(line.splitlines()) > 1:
+            raise ValueError(f"links[{i}] has a line break: write one group a line")
+        try:
+            ((name, *clients),) = csv.reader([line], strict=True)
+        except (csv.Error, ValueError) as error:
+            raise ValueError(f"links[{i}] is no single line of CSV: {error}") from error
+        if not name.strip() or not any(client.strip() for client in clients):
+            raise ValueError(f"links[{i}] needs a group's name and at least one client")
+        for client in filter(None, map(str.strip, clients)):
+            if made.setdefault(client, name.strip()) != name.strip():
+                raise ValueError(f'links[{i}]: client "{client}" is in group "{made[client]}" already')
+    return made
+
+
 class Groups:
     """Names the groups of each row.
 
@@ -44,11 +70,7 @@ class Groups:
     """
 
     def __init__(self, links: Iterable[str]) -> None:
-        self._links = {
-            client.strip(): name.strip()
-            for name, *clients in csv.reader(line for line in links if line.strip())
-            for client in clients
-        }
+        self._links = read_links(links)
         self._prefixes: dict[str, str | None] = {}
 
     def of(self, batch: RequestBatch) -> list[list[tuple[str, str]]]:

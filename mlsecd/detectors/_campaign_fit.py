@@ -129,7 +129,7 @@ def _sketch(view: View, material: Material, kernels: Kernels) -> dict[str, Sketc
         for code, places in rows_of(codes[start:stop]):
             made[names[code]].fold(encoded, int(places[0]), int(places[-1]) + 1, view, kernels)
         present = sorted((names[code], made[names[code]]) for code in np.unique(codes[start:stop]).tolist())
-        others.mingle([pair for pair in present if pair[1].pending.count], kernels)
+        others.mingle([pair for pair in present if pair[1].pending.count], int(tick[start]), kernels)
     return made
 
 

@@ -22,7 +22,7 @@ def rehearse(view: View, null: Null, kernels: Kernels) -> None:
     for rows in (1, 2):
         sketch = Sketch.new(view)
         sketch.fold(view.encode(_batch(view, rows), np.arange(rows), kernels), 0, rows, view, kernels)
-        Others(view, _RING_ROWS).mingle([("0:0:rehearsal", sketch)], kernels)
+        Others(view, _RING_ROWS).mingle([("0:0:rehearsal", sketch)], 0, kernels)
     nothing = np.zeros((1, len(view.names)))
     Seen.of(np.ones(1), nothing, view.names, null.rates, kernels)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -154,27 +154,38 @@ class Others:
     def __init__(self, view: View, rows: int = RING_ROWS) -> None:
         self._view = view
         self._rows = rows
+        self._key = hashlib.blake2b(view.window_space.offset.tobytes(), digest_size=32).digest()
         self._ring = make_ring(rows, view.ring_dims)
         self._labels = np.full(rows, -1, np.int16)
         self._keys = np.zeros(rows, np.uint32)
 
-    def mingle(self, waiting: Sequence[tuple[str, Sketch]], kernels: Kernels) -> None:
-        """Hold each account's waiting rows against the other accounts', and count what lies near into its sums."""
+    def mingle(self, waiting: Sequence[tuple[str, Sketch]], turn: int, kernels: Kernels) -> None:
+        """Hold each account's waiting rows against the other accounts', and count what lies near into its sums.
+
+        Where there are more accounts than can be held against each other, ``turn`` tells with whom to begin: the same
+        for the same interval, another one for the next.
+        """
         if not waiting:
             return
         mingled = self._rows // 4
+        first = turn * mingled % len(waiting)
+        waiting = [*waiting[first:], *waiting[:first]]
         share = max(mingled // len(waiting), 1)
         codes = np.concatenate([np.concatenate(sketch.pending.codes)[:share] for _, sketch in waiting])[:mingled]
         labels = np.concatenate([np.concatenate(sketch.pending.labels)[:share] for _, sketch in waiting])[:mingled]
         keys = np.concatenate([np.concatenate(sketch.pending.keys)[:share] for _, sketch in waiting])[:mingled]
         sizes = [min(sketch.pending.count, share) for _, sketch in waiting]
-        owners = np.repeat([zlib.crc32(name.encode()) & 0x7FFFFFFF for name, _ in waiting], sizes)[:mingled]
-        near, flipped = self._search(codes, labels, keys, owners.astype(np.int32), kernels)
+        owners = np.repeat(np.array([self._owner(name) for name, _ in waiting], np.int32), sizes)[:mingled]
+        near, flipped = self._search(codes, labels, keys, owners, kernels)
         stops = np.cumsum(sizes)
         for (_, sketch), stop, size in zip(waiting, stops.tolist(), sizes, strict=True):
             sketch.sums[-2] += int(near[stop - size : stop].sum()) * int(kernels.FIXED_POINT)
             sketch.sums[-1] += int(flipped[stop - size : stop].sum()) * int(kernels.FIXED_POINT)
             sketch.pending = Pending()
+
+    def _owner(self, name: str) -> int:
+        """A number for an account, int31: keyed by what the model's clients are like, so that nobody can choose it."""
+        return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4, key=self._key).digest(), "little") >> 1
 
     def _search(
         self,

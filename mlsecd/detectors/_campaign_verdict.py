@@ -27,12 +27,15 @@ from mlsecd.detectors._campaign_telling import (
 from mlsecd.detectors._campaign_view import View
 from mlsecd.kernels import Kernels
 
-__all__ = ["LOOKALIKE", "ODDNESS", "Campaign", "Crowd", "Shift", "judge", "networks_of"]
+__all__ = ["LOOKALIKES", "ODDNESS", "Campaign", "Crowd", "Shift", "judge", "networks_of"]
 
 F8 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-LOOKALIKE: Final = "near_others"  # customers of one tool look alike too: alone it is a ticket, not a page
+LOOKALIKE: Final = "near_others"
+# Customers of one tool look alike too, and who sends a neighbour of a stranger's query before the stranger does
+# makes it look as if that one had flipped an answer: alone these are a ticket, not a page.
+LOOKALIKES: Final = frozenset({LOOKALIKE, "near_others_flipped"})
 ODDNESS: Final = ADVERSARIAL[:4]  # a season that goes far enough makes everybody odd
 _ODD_SHARE: Final = 0.05
 _ODD_SHARE_CHOSEN: Final = 0.25
@@ -71,7 +74,24 @@ class Crowd:
     sketches: Sequence[Sketch]
 
 
-def judge(crowd: Crowd, level: float, kernels: Kernels) -> tuple[list[Campaign], Shift | None]:
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one look tells.
+
+    Attributes
+    ----------
+    shift
+        Only where there is no campaign.
+    moving
+        Whether those move together whom no campaign names.
+    """
+
+    campaigns: list[Campaign]
+    shift: Shift | None
+    moving: bool
+
+
+def judge(crowd: Crowd, level: float, kernels: Kernels) -> Verdict:
     """Campaigns among the accounts, or how many moved together without a sign of one.
 
     Three tests, at a third of the level each: of all accounts, which a large campaign shows in, and of those that are
@@ -87,7 +107,18 @@ def judge(crowd: Crowd, level: float, kernels: Kernels) -> tuple[list[Campaign],
             campaigns = _among_odd(crowd, teller, channels, ratios)
     campaigns = campaigns or likely
     campaigns += _by_group(crowd, replace(teller, level=level), campaigns)
-    return campaigns, None if campaigns else shift
+    moving = shift is not None and (not campaigns or _rest_moves(crowd, teller, campaigns))
+    return Verdict(campaigns, None if campaigns else shift, moving)
+
+
+def _rest_moves(crowd: Crowd, teller: Teller, campaigns: list[Campaign]) -> bool:
+    """Whether the other accounts have a common direction of their own: a season moves customers, not thieves alone."""
+    named = {name for campaign in campaigns for name in campaign.members}
+    rest = np.array([name not in named for name in crowd.names])
+    if rest.sum() < FEWEST:
+        return False
+    y = crowd.null.whiten(teller.seen.counts[rest], teller.seen.sums[rest])
+    return spectrum(y, crowd.null.cap).value > crowd.null.threshold(teller.level, len(y))
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,15 +210,20 @@ def _named(crowd: Crowd, chosen: Mask) -> tuple[str, ...]:
 def _by_group(crowd: Crowd, teller: Teller, told: list[Campaign]) -> Iterator[Campaign]:
     """Accounts of one network, tenant or link most of which do what an attacker does, if what they sent hid them."""
     known = {name for campaign in told for name in campaign.members}
-    sizes = Counter(group for sketch in crowd.sketches for group in sketch.groups.items())
-    groups = sorted(group for group, size in sizes.items() if size >= SMALLEST)
+    belonging: dict[tuple[str, str], list[int]] = {}
+    for i, sketch in enumerate(crowd.sketches):
+        for group in sketch.groups.items():
+            belonging.setdefault(group, []).append(i)
+    groups = sorted((group, own) for group, own in belonging.items() if len(own) >= SMALLEST)
     base = np.full(len(teller.names), _ODD_SHARE)
-    for kind, value in groups:
-        chosen = np.array([sketch.groups.get(kind) == value for sketch in crowd.sketches])
+    for (kind, value), own in groups:
+        chosen = np.zeros(len(crowd.sketches), bool)
+        chosen[own] = True
         channels = replace(teller, level=teller.level / len(groups)).adversarial(chosen, base)
         if not channels or all(one.name == LOOKALIKE for one in channels):
             continue
-        showing = chosen & teller.showing(channels)
+        # one ordinary account in twenty is as odd, and no direction tells it from the others
+        showing = chosen & odd_in(teller.seen.tails, teller.names, [one.name for one in channels])
         names, told_of = _named(crowd, showing), teller.recounted(channels, showing)
         if not known.issuperset(names):
             known.update(names)  # one group's accounts are told once, whatever else they share

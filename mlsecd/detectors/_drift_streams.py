@@ -32,6 +32,7 @@ CATEGORIES: Final = ("predicted", "template", "finish_reason")  # text columns w
 SKETCH_WIDTH: Final = 64  # longer vectors are folded into this many coordinates
 _WIDTH_MAX: Final = 1024
 _NUMBER_MAX: Final = 1e30
+_VECTOR_MAX: Final = 1e15  # a coordinate; squares of thousands of them are numbers of float32 still
 
 _SLOTS: Final = 1024  # clients that one model tells apart at a time, 32 bytes each
 WINDOW_ROWS: Final = 200  # that count; within them a client has a share
@@ -118,7 +119,7 @@ class Columns:
             for source, these in ((self._features, fits & own), (self._inputs, fits & ~own)):
                 if these.any():
                     made[these] = source.matrix(rows[these], width)
-        made = np.require(made, requirements=("C", "W"))  # one kind of array: one compiled kernel
+        made = np.clip(made, -_VECTOR_MAX, _VECTOR_MAX)  # a new array, in one piece: one compiled kernel
         return kernels.drift_sketch(made, SKETCH_WIDTH) if width > SKETCH_WIDTH else made
 
 

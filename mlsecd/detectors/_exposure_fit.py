@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mlsecd.detectors._exposure_cells import Codebook, coordinates
 from mlsecd.detectors._exposure_chart import GRID, PACE_SECONDS, QUANTILES, STEPS, Chart
 from mlsecd.detectors._exposure_sight import LABELS_MAX
-from mlsecd.detectors._extraction_channels import COLUMNS, request_keys, usable
+from mlsecd.detectors._extraction_channels import COLUMNS, ends_of, request_keys, usable
 from mlsecd.detectors._extraction_clients import SAMPLE_ROWS, evenly, split
 from mlsecd.detectors._extraction_fit import gather, models_of
 from mlsecd.detectors.base import Fit, Section
@@ -130,6 +130,7 @@ def _book(x: F4, cells: int, kernels: Kernels) -> Codebook:
     from sklearn.cluster import MiniBatchKMeans  # noqa: PLC0415 - the daemon never imports it
     from threadpoolctl import threadpool_limits  # noqa: PLC0415 - comes with scikit-learn
 
+    x = np.clip(x, *ends_of(x))  # a few numbers of 1e38 would leave one cell for all others
     offset, matrix = coordinates(x)
     u = kernels.project(x, offset, matrix)
     step = max(float(np.quantile(np.abs(u), 0.999)) * 1.5 / 127.0, 1e-6)

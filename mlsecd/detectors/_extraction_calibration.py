@@ -18,6 +18,7 @@ from mlsecd.detectors._extraction_channels import (
     Reference,
     Space,
     centrality,
+    ends_of,
     request_keys,
     residual,
     uncertainty,
@@ -156,6 +157,8 @@ def _space(x: F4, owners: I8, classes: I8, count: int, kernels: Kernels) -> Spac
     Coordinates are divided by the greater of their own spread and the median spread: units do not
     matter, and what hardly varies is not blown up to count as much as what does.
     """
+    low, high = ends_of(x)
+    x = np.clip(x, low, high)
     offset = x.mean(axis=0, dtype=np.float64)
     spread = x.std(axis=0, dtype=np.float64)
     varying = spread[spread > 0]
@@ -173,13 +176,14 @@ def _space(x: F4, owners: I8, classes: I8, count: int, kernels: Kernels) -> Spac
     for fold in np.unique(folds):  # rows are scored by a reference that has not seen their client
         others, out = folds != fold, folds == fold
         whiten, centroids, first = _gaussian(u[others], classes[others], count)
-        held = Space(offset, matrix, step, whiten, centroids, first, nothing, nothing, nothing[:1])
+        held = Space(low, high, offset, matrix, step, whiten, centroids, first, nothing, nothing, nothing[:1])
         near = classes[out].astype(np.int32)
         distances[out] = kernels.mahalanobis(u[out], whiten, centroids, near)
         residuals[out] = residual(u[out], held, near, kernels)
     whiten, centroids, first = _gaussian(u, classes, count)
     central = cuts_of(centrality(u, kernels), TAILS[1:])
-    return Space(offset, matrix, step, whiten, centroids, first, cuts_of(distances), cuts_of(residuals), central)
+    cuts = cuts_of(distances), cuts_of(residuals), central
+    return Space(low, high, offset, matrix, step, whiten, centroids, first, *cuts)
 
 
 def _curves(codes: NDArray[np.int8], owners: I8, seed: str, kernels: Kernels) -> tuple[NDArray[np.int32], F8]:
@@ -247,7 +251,7 @@ def curves_of(frame: Frame, material: Material, sampled: list[I8], kernels: Kern
     x = np.array(
         material.batch.ragged(COLUMNS["e" if "e" in frame.view else "f"]).matrix(rows, space.width), np.float32
     )
-    codes = kernels.quantise(kernels.project(x, space.offset, space.matrix), space.step)
+    codes = kernels.quantise(space.project(x, kernels), space.step)
     pool = evenly(np.arange(len(codes)), _POOL_ROWS)
     _, first = np.unique(codes[pool], axis=0, return_index=True)  # requests that many clients share count once
     pool = pool[np.sort(first)]

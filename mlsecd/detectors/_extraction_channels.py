@@ -23,6 +23,7 @@ __all__ = [
     "Reference",
     "Space",
     "centrality",
+    "ends_of",
     "request_keys",
     "residual",
     "uncertainty",
@@ -49,6 +50,8 @@ _RESIDUAL_BIT: Final = {"f": 6, "e": 8}
 _CENTRAL_BIT: Final = 10  # p <= 0.005, of features alone: light and contrast move inputs towards their middle
 
 
+_EDGE: Final = 0.05  # of the rows lie beyond what is taken for the span of a coordinate,
+_REACH: Final = 4.0  # and so many spans further it ends: 15 standard deviations of a normal one
 _OF_WINDOWS: Final = ("typical", "cuts", "law", "shares", "back_cuts")
 _CUTS: Final = ("cuts", "residual_cuts", "central_cuts")
 
@@ -79,12 +82,26 @@ def centrality(u: F4, kernels: Kernels) -> Any:
     return -kernels.squared_lengths(u)
 
 
+def ends_of(x: F4) -> tuple[F4, F4]:
+    """Where each coordinate of float32[n, D] ends, float32[D] each: far beyond what nine rows in ten span.
+
+    One row in twenty on either side moves neither. A coordinate that hardly ever varies has the middle one's reach.
+    """
+    first, last = np.quantile(x.astype(np.float64), [_EDGE, 1.0 - _EDGE], axis=0)
+    span = last - first
+    reach = _REACH * np.maximum(span, np.median(span[span > 0]) if (span > 0).any() else 1.0)
+    return (first - reach).astype(np.float32), (last + reach).astype(np.float32)
+
+
 @dataclass(frozen=True, slots=True)
 class Space:
     """One vector column of one model: D raw, d kept coordinates, C known classes.
 
     Attributes
     ----------
+    low, high
+        float32[D]: what lies further out is taken to lie here, when the space is learned and ever after: a few
+        numbers of 1e38 must neither own an axis nor overflow one (winsorised, Tukey 1962).
     offset, matrix
         float32[D], [D, d]: ``u = (x - offset) @ matrix`` has coordinates of spread 1 or less.
     step
@@ -100,6 +117,8 @@ class Space:
         float64[1]: p <= 0.005.
     """
 
+    low: F4
+    high: F4
     offset: F4
     matrix: F4
     step: float
@@ -120,9 +139,16 @@ class Space:
         """Kept coordinates."""
         return self.matrix.shape[1]
 
+    def project(self, x: F4, kernels: Kernels) -> F4:
+        """Coordinates of float32[n, D], of spread 1 or less: float32[n, d]."""
+        made: F4 = kernels.project(np.clip(x, self.low, self.high), self.offset, self.matrix)
+        return made
+
     def arrays(self, prefix: str) -> dict[str, NDArray[Any]]:
         """For a section."""
         return {
+            f"{prefix}.low": self.low,
+            f"{prefix}.high": self.high,
             f"{prefix}.offset": self.offset,
             f"{prefix}.matrix": self.matrix,
             f"{prefix}.step": np.array([self.step]),
@@ -138,6 +164,8 @@ class Space:
     def of(cls, arrays: Arrays, prefix: str, classes: int) -> Space:
         """Out of a section; the shapes are checked, because kernels do not."""
         made = cls(
+            numbers(arrays, f"{prefix}.low", np.float32),
+            numbers(arrays, f"{prefix}.high", np.float32),
             numbers(arrays, f"{prefix}.offset", np.float32),
             numbers(arrays, f"{prefix}.matrix", np.float32),
             float(numbers(arrays, f"{prefix}.step")[0]),
@@ -148,8 +176,9 @@ class Space:
         )
         d = made.dims
         shapes = (made.matrix.shape[0], d <= KEPT_DIMS, made.whiten.shape, made.centroids.shape)
+        ends = {made.low.shape, made.high.shape, made.offset.shape} == {(made.width,)}
         cuts = (made.cuts.shape, made.residual_cuts.shape, made.central_cuts.shape)
-        sound = made.step > 0 and 0 <= made.first < d and cuts == ((2,), (2,), (1,)) and made.offset.ndim == 1
+        sound = made.step > 0 and 0 <= made.first < d and cuts == ((2,), (2,), (1,)) and ends
         if shapes != (made.width, True, (d, d), (classes + 1, d)) or not sound:
             raise BaselineError("extraction_account: the baseline's arrays do not belong together")
         return made
@@ -219,10 +248,8 @@ class Frame:
     def projected(self, batch: RequestBatch, rows: I8, kernels: Kernels) -> dict[str, F4]:
         """float32[n, d] by letter: coordinates of spread 1 or less."""
         return {
-            letter: kernels.project(
-                np.array(batch.ragged(COLUMNS[letter]).matrix(rows, space.width), np.float32),
-                space.offset,
-                space.matrix,
+            letter: space.project(
+                np.array(batch.ragged(COLUMNS[letter]).matrix(rows, space.width), np.float32), kernels
             )
             for letter, space in self.spaces.items()
         }

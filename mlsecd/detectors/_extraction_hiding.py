@@ -1,4 +1,4 @@
-"""What hides queries from judgement, by account: repeats, and answered requests without a usable vector.
+"""What hides queries from judgement, by account: repeats, and answered requests without a vector that others have.
 
 These have books of their own. Their counts, their nulls, the clients that set their thresholds and what was told of
 them are apart from those of the channels of content: so that nobody buys silence for a theft with cheap repeats, and

@@ -119,7 +119,8 @@ def _with_vectors(references: Sequence[Reference], batch: RequestBatch, kernels:
             own = at[places]
             rows = reference.encode(batch, own, kernels)
             walk(rows, reference, kernels, np.inf)  # which marks repeats
-            yield client.values[code], _rows(rows.ts, (rows.repeats, 1.0, 0.0, good[own]))
+            lacking = good[own] & (number > 0)  # a vector that others have
+            yield client.values[code], _rows(rows.ts, (rows.repeats, 1.0, lacking, good[own]))
     at = np.flatnonzero((routed.blank >= 0) & good)
     for code, places in rows_of(client.codes[at]):
         yield client.values[code], _rows(batch.completion[at[places]], (0.0, 0.0, 1.0, 1.0))

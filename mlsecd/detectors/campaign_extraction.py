@@ -13,13 +13,13 @@ from msgspec import Meta
 
 from mlsecd.detectors import _campaign_fit as fitting
 from mlsecd.detectors import base
-from mlsecd.detectors._account_groups import Groups, Links
+from mlsecd.detectors._account_groups import Groups, Links, read_links
 from mlsecd.detectors._campaign_memory import LOOKS, Memory
 from mlsecd.detectors._campaign_null import Null
 from mlsecd.detectors._campaign_rehearsal import rehearse
 from mlsecd.detectors._campaign_sketches import Others, Sketch
 from mlsecd.detectors._campaign_telling import DISTANCE, channels_of
-from mlsecd.detectors._campaign_verdict import LOOKALIKE, ODDNESS, Campaign, Crowd, Shift, judge
+from mlsecd.detectors._campaign_verdict import LOOKALIKES, ODDNESS, Campaign, Crowd, Shift, judge
 from mlsecd.detectors._campaign_view import RING_ROWS, View
 from mlsecd.detectors._campaign_words import evidence_of, reason_of, reason_of_shift
 from mlsecd.detectors._extraction_calibration import MIN_QUERIES
@@ -36,7 +36,7 @@ from mlsecd.windows.packing import pack, unpack
 
 __all__ = ["DETECTOR", "CampaignExtraction", "Params"]
 
-_SNAPSHOT: Final = 2
+_SNAPSHOT: Final = 3
 _DAY: Final = 86_400.0
 _WEEK: Final = 604_800.0
 _DEFAULT_SHARE: Final = 0.25  # false alarms a week, where the configuration hands down none
@@ -64,6 +64,10 @@ class Params(base.Params, frozen=True):
         int,
         Meta(ge=256, le=1 << 17, multiple_of=128, description="latest queries that others are compared with, a model"),
     ] = RING_ROWS
+
+    def __post_init__(self) -> None:
+        """Refuse links that are none."""
+        read_links(self.links)
 
 
 class CampaignExtraction(Detector):
@@ -94,6 +98,8 @@ class CampaignExtraction(Detector):
         "A small share of many accounts: one in fifty drowns, and under ordinary cover one in twenty.",
         "Accounts under cover whose own queries are of ordinary distance: mixtures of real inputs, small steps.",
         "A launch whose inputs are as foreign to the model as a thief's looks like a campaign.",
+        "A crowd of calm decoys that goes on moving makes a campaign's oddness a ticket, as a season does.",
+        "Accounts that leave out one of two vectors are a crowd of their own, and below 20 not looked at.",
         "Requests without features and input_features.",
         "Accounts beyond max_clients: the quiet ones are forgotten first.",
     )
@@ -110,7 +116,7 @@ class CampaignExtraction(Detector):
         self._others = [Others(view, params.max_compared_rows) for view in self._views]
         self._epoch: float | None = None
         self._look = 0
-        self._memory = Memory(params.max_clients)
+        self._memory = Memory(params.max_clients, params.epoch_seconds)
         self._counts = {"unscored": 0, "refused": 0}
         self._waiting = Waiting(_NEEDED)
         self._groups = Groups(params.links)
@@ -177,7 +183,7 @@ class CampaignExtraction(Detector):
             if sketch.pending.count:
                 waiting[_number(name)].append((name, sketch))
         for others, own in zip(self._others, waiting, strict=True):
-            others.mingle(own, self.kernels)
+            others.mingle(own, int(interval.end // TICK), self.kernels)
         if self._epoch is None and not any(waiting):
             return []
         if self._epoch is None or self._epoch > interval.end:  # then the clock was set back
@@ -210,19 +216,18 @@ class CampaignExtraction(Detector):
             number = _number(key)
             names, sketches = [name for name, _ in members], [sketch for _, sketch in members]
             crowd = Crowd(self._views[number], self._nulls[number], names, sketches)
-            groups, shift = judge(crowd, self._level, self.kernels)
+            verdict = judge(crowd, self._level, self.kernels)
             held = dict(members)
-            found += [self._tell(now, group, held, crowd, synthetic=key.endswith(":1")) for group in groups]
-            if not groups:
-                self._memory.looked(key, shifted=shift is not None)
-            if shift is not None:
-                found.append(self._tell_shift(now, shift, crowd, synthetic=key.endswith(":1")))
+            found += [self._tell(now, one, held, crowd, synthetic=key.endswith(":1")) for one in verdict.campaigns]
+            self._memory.looked(key, moving=verdict.moving)
+            if verdict.shift is not None:
+                found.append(self._tell_shift(now, verdict.shift, crowd, synthetic=key.endswith(":1")))
         return found
 
     def _tell(self, now: float, group: Campaign, held: dict[str, Sketch], crowd: Crowd, *, synthetic: bool) -> Finding:
         """A campaign, under the name that it was told by before if it goes on."""
         # near-duplicates or mere distance, or oddness while everybody has been moving for half a day: alone a ticket
-        doubtful = {LOOKALIKE, *DISTANCE, *(ODDNESS if self._memory.moving(_crowd(group.members[0])) else ())}
+        doubtful = {*LOOKALIKES, *DISTANCE, *(ODDNESS if self._memory.moving(_crowd(group.members[0])) else ())}
         name, earlier = self._memory.name(group.members, now)
         sketches = [held[member] for member in group.members]
         evidence = evidence_of(group, sketches, crowd.view.model, crowd.view.view, len(crowd.names))
@@ -303,7 +308,7 @@ class CampaignExtraction(Detector):
             epoch, look = state["clock"]
             clock = None if epoch is None else float(epoch), int(look)
             unscored, refused, evicted, turned_away, kept = map(int, state["counts"])
-            memory = Memory.load(self.params.max_clients, state["memory"])
+            memory = Memory.load(self.params.max_clients, self.params.epoch_seconds, state["memory"])
             if clock[0] is not None and not math.isfinite(clock[0]):
                 raise StateError("the looks in a snapshot have no beginning")
             self._sketches.load(sketches, kept)

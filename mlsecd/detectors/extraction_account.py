@@ -93,7 +93,7 @@ class ExtractionAccount(Detector):
         "A few attack queries in each of many accounts: each account stays below what one account shows.",
         "Fewer than 10 distinct queries of one account in one epoch are never judged.",
         "Requests without features and input_features show only in their number: the tap must send a vector.",
-        "Queries without a vector, where a quarter of the accounts have such rows, or fewer than 8 others come.",
+        "Queries without vectors, where a quarter of all are so (told by model), or fewer than 8 others come.",
         "Repeats no more often than pollers and health checks, where those were there at calibration.",
         "Exact repeats beyond the window's reach (1,024 queries of 32 coordinates) count as new.",
         "Ordinary clients that change together (a season, a launch) are no longer exchangeable with the calibration.",
@@ -212,7 +212,7 @@ class ExtractionAccount(Detector):
         return found
 
     def _see(self, encoded: list[list[Group]], completion: F8, good: NDArray[np.bool_]) -> None:
-        """Note how many rows of each group, once folded, are repeats, and how many have no usable vector."""
+        """Note how many rows of each group, once folded, are repeats, and how many lack a usable vector."""
         names: list[str] = []
         counted, firsts = [], []
         for groups in encoded:
@@ -223,7 +223,8 @@ class ExtractionAccount(Detector):
             counts = [none, none, sizes, sizes]
             if rows is not None:
                 repeats, fine = (np.add.reduceat(one.astype(np.int64), starts) for one in (rows.repeats, good[at]))
-                counts = [repeats, sizes, none, fine]
+                lesser = self._firsts[groups[0].number] != groups[0].number  # of two vectors, one is missing
+                counts = [repeats, sizes, fine if lesser else none, fine]
             names += [self._name_of(group) for group in groups]
             counted.append(np.stack(counts, axis=1))
             firsts.append(at[starts])

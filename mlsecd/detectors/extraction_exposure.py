@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mlsecd.detectors import _exposure_fit as fitting
 from mlsecd.detectors import base
-from mlsecd.detectors._account_groups import Groups, Links, used
+from mlsecd.detectors._account_groups import Groups, Links, read_links, used
 from mlsecd.detectors._exposure_chart import Chart
 from mlsecd.detectors._exposure_rank import Key, Ranked, ranking
 from mlsecd.detectors._exposure_rows import Placed, place
@@ -62,6 +62,10 @@ class Params(base.Params, frozen=True):
     max_models: Annotated[int, Meta(ge=1, le=64, description="models that a baseline holds, largest first")] = 8
     max_clients: Annotated[int, Meta(ge=10, le=10_000_000, description="accounts with counts")] = 50_000
     max_groups: Annotated[int, Meta(ge=10, le=1_000_000, description="groups with counts")] = 5_000
+
+    def __post_init__(self) -> None:
+        """Refuse links that are none."""
+        read_links(self.links)
 
 
 class ExtractionExposure(Detector):

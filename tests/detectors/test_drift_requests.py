@@ -173,6 +173,16 @@ def test_it_comes_back_and_leaves_again() -> None:
 # what it does not
 
 
+def test_a_client_with_huge_vectors_costs_nobody_what_was_learned() -> None:
+    """Squares of 1e38 are no numbers of float32: the reference was refused by every restart."""
+    detector = make()
+    batch = traffic(12_000, features=np.random.default_rng(5).normal(size=(12_000, 8)))
+    batch.columns["features"].values.reshape(-1, 8)[::100] = 1e38  # type: ignore[union-attr]
+    detector.observe(batch)
+    assert detector.standing().state is DetectorState.ARMED
+    make().restore(detector.snapshot())
+
+
 def test_retries_do_not_drift() -> None:
     """A client's failing request, sent 2,000 times over: it would be drift in every stream."""
     detector = make()

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from support import Case, fold_of, lines, requests
 
 from mlsecd import baseline
-from mlsecd.detectors._account_groups import Groups, prefix_of
+from mlsecd.detectors._account_groups import Groups, prefix_of, read_links
 from mlsecd.detectors._exposure_cells import Codebook
 from mlsecd.detectors._exposure_chart import GRID
 from mlsecd.detectors._exposure_fit import _rarefaction
@@ -567,3 +568,20 @@ def test_odd_vectors_are_cut_off_not_crashed_on() -> None:
     detector = make(min_ratio=0.01)
     assert told(detector, batch(x, label, "odd", step=0.1))
     assert detector.standing().gauges["unscored_rows"] == 0
+
+
+@pytest.mark.parametrize(
+    ("links", "why"),
+    [
+        (["a,b", "x,y\nz,w"], r"links\[1\] has a line break"),
+        (['a,"b,c', "x,y"], r"links\[0\] is no single line of CSV: unexpected end of data"),
+        (["", "lonely"], r"links\[1\] needs a group's name and at least one client"),
+        ([",b"], r"links\[0\] needs a group's name"),
+        (["a,b", "c,d, b"], r'links\[1\]: client "b" is in group "a" already'),
+    ],
+)
+def test_links_that_are_none_are_told_with_the_configuration(links: list[str], why: str) -> None:
+    """Not by a traceback at the start, or by a group that swallowed the next one."""
+    with pytest.raises(msgspec.ValidationError, match=why):
+        msgspec.convert({"links": links}, Params)
+    assert read_links(['team a,"b, inc",c', " ", "x, y "]) == {"b, inc": "team a", "c": "team a", "y": "x"}

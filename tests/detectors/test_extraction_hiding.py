@@ -26,7 +26,18 @@ from mlsecd.findings.ledger import Ledger
 from mlsecd.kernels import cpu
 from mlsecd.meters import Meters
 from mlsecd.records import Finding, RequestBatch, Severity, Status
-from tests.detectors.test_extraction_account import ALPHA, CENTRES, DIMS, batch, crowd, make, odd, queries, told
+from tests.detectors.test_extraction_account import (
+    ALPHA,
+    CENTRES,
+    DIMS,
+    batch,
+    crowd,
+    fitted_both,
+    make,
+    odd,
+    queries,
+    told,
+)
 
 HIDING = {"retry", "unscored"}
 
@@ -130,7 +141,22 @@ def test_free_queries_without_a_vector_are_told(how: str) -> None:
     assert {(one.severity, one.certified) for one in found} == {(Severity.LOW, False)}
     first = found[0].evidence["channels"][0]
     assert first["count"] == first["of"] >= 10
-    assert "were answered without a vector that can be judged" in found[0].reason
+    assert "were answered without a vector by which others are judged" in found[0].reason
+
+
+@pytest.mark.parametrize("left_out", ["features", "input_features"])
+def test_to_leave_out_one_of_two_vectors_is_told(left_out: str) -> None:
+    """Seen by one vector an account is another one to campaigns, in a crowd too small to be looked at."""
+    rng = np.random.default_rng(63)
+    ordinary = []
+    for i in range(15):
+        x, label = queries(rng, 40)
+        ordinary.append(batch(np.tanh(x), label, f"o{i}", start=100 + i / 20, step=10.0, input_features=x))
+    x, label = queries(rng, 40)
+    given = {"features": np.tanh(x), "input_features": x} | {left_out: None}
+    detector = make(fitted_both().section)
+    found = hidden(batch(x, label, "thief", start=100.9, step=10.0, **given), *ordinary, detector=detector, beside=0)
+    assert leading(found) == {("thief", "unscored")}
 
 
 def test_free_queries_under_cover_are_told() -> None:
