@@ -40,7 +40,7 @@ _ROWS_MAX: Final = 1_000_000  # about 300 MiB of two 32-d vectors each
 def fit(records: Iterable[Records], params: Any, kernels: Kernels) -> Fit:
     """Fit every model that has enough clients, largest first."""
     bare = BlankRows()
-    batch, seen = gather(bare.watch(records), (*NEEDED, "status"))
+    batch, seen = gather(bare.watch(records), (*NEEDED, "status", "lost"))
     notes = [f"only the first {len(batch):,} of {seen:,} usable requests were read"] if seen > len(batch) else []
     made: list[Reference] = []
     refused: list[str] = []

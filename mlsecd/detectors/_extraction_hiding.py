@@ -1,4 +1,6 @@
-"""What hides queries from judgement, by account: repeats, and answered requests without a vector that others have.
+"""What hides queries from judgement, by account: repeats, and requests that nobody could judge.
+
+Those are answered ones without a vector that others have, and those that a tap had to give up.
 
 These have books of their own. Their counts, their nulls, the clients that set their thresholds and what was told of
 them are apart from those of the channels of content: so that nobody buys silence for a theft with cheap repeats, and
@@ -30,6 +32,7 @@ __all__ = [
     "answered",
     "decades",
     "expected_share",
+    "lost",
 ]
 
 F8 = NDArray[np.float64]
@@ -43,6 +46,7 @@ LEVEL_SHARE: Final = 0.05  # of the level a client, for each of the two
 _HIGHEST: Final = 0.5  # share that is expected because others have it; more than that is dropped before
 _MARGIN: Final = 1.2  # over the highest calibration client: few ordinary clients hide, but those do it all the time
 _FAILED: Final = 400  # statuses from here on answer nothing,
+_LOST_MAX: Final = 1e6  # that one row tells of
 _CLIENT_LEFT: Final = 499  # but this: the model has worked, and who hung up may have read what was streamed
 
 
@@ -50,6 +54,11 @@ def answered(batch: RequestBatch) -> Mask:
     """bool[n]: requests that did not fail, as far as one can tell."""
     status = batch.number("status")
     return ~(status >= _FAILED) | (status == _CLIENT_LEFT)
+
+
+def lost(batch: RequestBatch) -> I8:
+    """int64[n]: requests of the row's client that a tap gave up before it: nobody has seen what they asked."""
+    return np.nan_to_num(np.clip(batch.number("lost"), 0.0, _LOST_MAX)).astype(np.int64)
 
 
 def expected_share(null: F8, channel: int, others: Any) -> F8:

@@ -15,7 +15,7 @@ from mlsecd.detectors._extraction_channels import Reference
 from mlsecd.detectors._extraction_clients import split
 from mlsecd.detectors._extraction_cohorts import HEAVY
 from mlsecd.detectors._extraction_groups import route
-from mlsecd.detectors._extraction_hiding import HIDING, HidingPlan, answered, decades
+from mlsecd.detectors._extraction_hiding import HIDING, HidingPlan, answered, decades, lost
 from mlsecd.detectors._extraction_null import null_of
 from mlsecd.detectors._extraction_state import TICK
 from mlsecd.kernels import Kernels
@@ -28,7 +28,7 @@ I8 = NDArray[np.int64]
 
 _BLANKS_MAX: Final = 200_000  # rows without any vector, apart from those with one: these must not crowd out those
 _CLIENT_MAX: Final = 2_048  # of one client: as many as are remembered of it in service
-_COLUMNS: Final = ("ts", "duration_s", "model", "client", "status")
+_COLUMNS: Final = ("ts", "duration_s", "model", "client", "status", "lost")
 
 
 class BlankRows:
@@ -112,7 +112,7 @@ def _rows(ts: F8, counts: Sequence[Any]) -> F8:
 
 def _with_vectors(references: Sequence[Reference], batch: RequestBatch, kernels: Kernels) -> Iterator[tuple[str, F8]]:
     """Clients and their rows with a vector: of those that fit a view, whether the window had their key."""
-    routed, client, good = route(batch, references), batch.text("client"), answered(batch)
+    routed, client, good, missing = route(batch, references), batch.text("client"), answered(batch), lost(batch)
     for number, reference in enumerate(references):
         at = np.flatnonzero(routed.chosen == number)
         for code, places in rows_of(client.codes[at]):
@@ -120,17 +120,20 @@ def _with_vectors(references: Sequence[Reference], batch: RequestBatch, kernels:
             rows = reference.encode(batch, own, kernels)
             walk(rows, reference, kernels, np.inf)  # which marks repeats
             lacking = good[own] & (number > 0)  # a vector that others have
-            yield client.values[code], _rows(rows.ts, (rows.repeats, 1.0, lacking, good[own]))
+            counts = (rows.repeats, 1.0, lacking + missing[own], good[own] + missing[own])
+            yield client.values[code], _rows(rows.ts, counts)
     at = np.flatnonzero((routed.blank >= 0) & good)
     for code, places in rows_of(client.codes[at]):
-        yield client.values[code], _rows(batch.completion[at[places]], (0.0, 0.0, 1.0, 1.0))
+        unseen = 1.0 + missing[at[places]]
+        yield client.values[code], _rows(batch.completion[at[places]], (0.0, 0.0, unseen, unseen))
 
 
 def _without(model: str, blanks: RequestBatch) -> Iterator[tuple[str, F8]]:
     names, client = blanks.text("model"), blanks.text("client")
     at = np.flatnonzero(np.isin(names.codes, [i for i, value in enumerate(names.values) if value == model]))
     for code, places in rows_of(client.codes[at]):
-        yield client.values[code], _rows(blanks.completion[at[places]], (0.0, 0.0, 1.0, 1.0))
+        unseen = 1.0 + lost(blanks)[at[places]]
+        yield client.values[code], _rows(blanks.completion[at[places]], (0.0, 0.0, unseen, unseen))
 
 
 def _usual(rows: Sequence[F8]) -> F8:

@@ -52,7 +52,7 @@ _WORDS: Final = {
 
 _HIDING_WORDS: Final = {
     "retry": "repeat an earlier body, by its hash",
-    "unscored": "were answered without a vector by which others are judged",
+    "unscored": "were answered without a vector by which others are judged, or lost before the tap could read them",
 }
 
 # Led by these, an account varies single queries again and again: it estimates gradients or walks along a boundary.

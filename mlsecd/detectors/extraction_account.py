@@ -21,7 +21,7 @@ from mlsecd.detectors._extraction_channels import Reference
 from mlsecd.detectors._extraction_cohorts import Lately
 from mlsecd.detectors._extraction_groups import Group, compile_for, groups_of, route
 from mlsecd.detectors._extraction_hideouts import Hideouts, Hider, Together
-from mlsecd.detectors._extraction_hiding import HidingPlan, answered
+from mlsecd.detectors._extraction_hiding import HidingPlan, answered, lost
 from mlsecd.detectors._extraction_level import Level, risen
 from mlsecd.detectors._extraction_standing import Calibration
 from mlsecd.detectors._extraction_state import TICK, Account, Accounts
@@ -170,7 +170,7 @@ class ExtractionAccount(Detector):
             if group.rows is not None:
                 found += self._fold(group)
         if self._hiding:
-            self._see(encoded, records.completion, good)
+            self._see(encoded, records, good)
         return [finding for _, finding in sorted(found, key=itemgetter(0))]
 
     def _route(self, batch: RequestBatch) -> tuple[I8, I8]:
@@ -211,20 +211,21 @@ class ExtractionAccount(Detector):
         self._counts["retried"] += int(account.seen[0] - account.seen[1] - repeats)
         return found
 
-    def _see(self, encoded: list[list[Group]], completion: F8, good: NDArray[np.bool_]) -> None:
-        """Note how many rows of each group, once folded, are repeats, and how many lack a usable vector."""
+    def _see(self, encoded: list[list[Group]], batch: RequestBatch, good: NDArray[np.bool_]) -> None:
+        """Note how many rows of each group, once folded, are repeats, lack a usable vector, or were lost."""
+        missing, completion = lost(batch), batch.completion
         names: list[str] = []
         counted, firsts = [], []
         for groups in encoded:
             at, rows = groups[0].at, groups[0].rows
             starts = np.array([group.start for group in groups])
             sizes = np.diff(starts, append=len(at))
-            none = np.zeros_like(sizes)
-            counts = [none, none, sizes, sizes]
+            none, gone = np.zeros_like(sizes), np.add.reduceat(missing[at], starts)
+            counts = [none, none, sizes + gone, sizes + gone]
             if rows is not None:
                 repeats, fine = (np.add.reduceat(one.astype(np.int64), starts) for one in (rows.repeats, good[at]))
                 lesser = self._firsts[groups[0].number] != groups[0].number  # of two vectors, one is missing
-                counts = [repeats, sizes, fine if lesser else none, fine]
+                counts = [repeats, sizes, gone + fine if lesser else gone, gone + fine]
             names += [self._name_of(group) for group in groups]
             counted.append(np.stack(counts, axis=1))
             firsts.append(at[starts])

@@ -55,6 +55,7 @@ FIELDS: Final[dict[str, Field]] = {
     "resources": Field.TEXTS,
     "labels": Field.TEXT,
     "server_pid": Field.NUMBER,
+    "lost": Field.NUMBER,  # requests of this client that a tap gave up since its last record
     "synthetic": Field.FLAG,
 }
 

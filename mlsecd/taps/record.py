@@ -82,7 +82,7 @@ class Renderer:
         made._canaries = Canaries.from_environment(made.hasher)
         return made
 
-    def line(self, exchange: Any, sketch: bool = True) -> bytes | None:
+    def line(self, exchange: Any, sketch: bool = True, lost: int = 0) -> bytes | None:
         """The record of one exchange; ``None`` for probes of a server's health.
 
         Parameters
@@ -91,6 +91,8 @@ class Renderer:
             A :class:`mlsecd.taps.asgi.Exchange`.
         sketch
             Whether there is time for sketches and patterns.
+        lost
+            Exchanges of the same client that were given up since its last record.
         """
         path = exchange.scope.get("path", "")
         if path in _QUIET and exchange.scope.get("method") in ("GET", "HEAD"):
@@ -107,6 +109,8 @@ class Renderer:
             record["request_id"] = rid
         if whole and body:
             record["body_hash"] = self.hasher.opaque(body)
+        if lost:
+            record["lost"] = lost
         self._told(record, exchange.told, answered)
         if sketch and said is not None:
             self._sketch(record, said, body, exchange)

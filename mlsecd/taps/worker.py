@@ -33,8 +33,9 @@ _MAX_LANES: Final = 8_192
 
 _log = logging.getLogger("mlsecd.tap")
 
-# Makes a line of an exchange; told whether there is time for sketches. None: there is nothing to tell.
-Render = Callable[[Any, bool], bytes | None]
+# Makes a line of an exchange; told whether there is time for sketches, and how many exchanges of the same client were
+# given up since its last line. None: there is nothing to tell.
+Render = Callable[[Any, bool, int], bytes | None]
 
 
 class Worker:
@@ -70,6 +71,7 @@ class Worker:
         self._stopping = threading.Event()
         self._budget = _BURST_SECONDS
         self._sketched: Counter[Hashable] = Counter()
+        self._lost: Counter[Hashable] = Counter()
         self._fair_since = 0.0
         self._reported: tuple[int, ...] = (0, 0, 0)
         self._trouble = ""
@@ -93,6 +95,8 @@ class Worker:
                 or self._bytes + size > 2 * CAPACITY_BYTES
             ):
                 self.dropped["overload"] += 1
+                if lane in self._lost or len(self._lost) < _MAX_LANES:
+                    self._lost[lane] += 1
                 return
             if held is None:
                 held = self._lanes[lane] = deque()
@@ -164,8 +168,13 @@ class Worker:
         """One record; what goes wrong is counted and stays here."""
         before = time.thread_time()
         sketch = self._may_sketch(lane)
+        with self._lock:
+            lost = self._lost.pop(lane, 0)
         try:
-            line = self._render(exchange, sketch)
+            line = self._render(exchange, sketch, lost)
+            if line is None and lost:
+                with self._lock:
+                    self._lost[lane] += lost
             if line is not None:
                 self._client.send(line)
                 self.made += 1

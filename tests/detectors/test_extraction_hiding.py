@@ -144,6 +144,20 @@ def test_free_queries_without_a_vector_are_told(how: str) -> None:
     assert "were answered without a vector by which others are judged" in found[0].reason
 
 
+def test_what_a_flood_made_the_tap_lose_is_told_as_queries_that_nobody_judged() -> None:
+    """Ordinary requests that push out odd ones: fair to the others, but no hiding place."""
+    rng = np.random.default_rng(64)
+    lost = np.where(np.arange(60) % 6 == 5, 20.0, np.nan)
+    found = hidden(batch(*queries(rng, 60), "flood", start=100.3, step=1.0, lost=lost))
+    assert leading(found) == {("flood", "unscored")}
+    first = found[0].evidence["channels"][0]
+    assert (first["count"], first["of"] - first["count"]) == (20, 10), "ten rows came by the end of the interval"
+    few = np.where(np.arange(60) % 8 == 7, 1.0, np.nan)
+    assert hidden(batch(*queries(rng, 60), "calm", start=100.3, step=1.0, lost=few)) == []
+    endless = batch(*queries(rng, 60), "liar", start=100.3, step=1.0, lost=np.full(60, 1e300))
+    assert leading(hidden(endless)) == {("liar", "unscored")}
+
+
 @pytest.mark.parametrize("left_out", ["features", "input_features"])
 def test_to_leave_out_one_of_two_vectors_is_told(left_out: str) -> None:
     """Seen by one vector an account is another one to campaigns, in a crowd too small to be looked at."""

@@ -318,7 +318,7 @@ from mlsecd.taps.worker import Worker
 logging.basicConfig(level=logging.WARNING)
 os.setuid(int(sys.argv[1]))
 client = SocketClient(sys.argv[2], pending_bytes=4096)
-worker = Worker(lambda number, _: b'{"ts": %d, "model": "m"}' % number, client, share=1.0)
+worker = Worker(lambda number, *_: b'{"ts": %d, "model": "m"}' % number, client, share=1.0)
 number = 0
 while client.sent == 0:  # a server goes on serving, and so does the tap
     number += 1

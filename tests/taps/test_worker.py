@@ -19,7 +19,7 @@ def made(render: Any, share: float = 1.0) -> tuple[Worker, Lines]:
     return Worker(render, out, share), out  # type: ignore[arg-type]
 
 
-def text(exchange: Any, sketch: bool) -> bytes:
+def text(exchange: Any, sketch: bool, _lost: int) -> bytes:
     return f"{exchange}:{sketch}".encode()
 
 
@@ -55,6 +55,34 @@ def test_a_flood_of_one_client_costs_that_client(monkeypatch: pytest.MonkeyPatch
     assert b"quiet19" in out.lines[39] or b"quiet19" in out.lines[38]  # in turns, not at the end
 
 
+def test_what_a_client_lost_is_told_with_its_next_record_and_to_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CAPACITY", 100)
+
+    def tell(exchange: str, _sketch: bool, lost: int) -> bytes | None:
+        return None if exchange == "probe" else f"{exchange}:{lost}".encode()
+
+    worker, out = made(tell)
+    still(worker)
+    worker.put("loud", "probe", 10)
+    for at in range(1_000):
+        worker.put("loud", f"loud{at}", 10)
+    worker.put("quiet", "quiet", 10)
+    worker.close(30)
+    told = [line for line in out.lines if not line.endswith(b":0")]
+    assert told == [b"loud0:901"], "a probe has no record, and takes no count with it"
+    assert b"quiet:0" in out.lines
+
+
+def test_the_clients_whose_losses_are_counted_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CAPACITY", 10)
+    monkeypatch.setattr(module, "_MAX_LANES", 50)
+    worker, _ = made(text)
+    still(worker)
+    for at in range(1_000):
+        worker.put(f"c{at}", at, 10)
+    assert len(worker._lost) == 50
+
+
 def test_a_flood_of_many_clients_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CAPACITY", 100)
     worker, _ = made(text)
@@ -77,7 +105,7 @@ def test_bodies_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_cannot_be_read_is_counted() -> None:
-    def broken(exchange: Any, sketch: bool) -> bytes | None:
+    def broken(exchange: Any, _sketch: bool, _lost: int) -> bytes | None:
         if exchange == 2:
             raise RecursionError
         return b"x" if exchange else None
@@ -93,7 +121,7 @@ def test_what_cannot_be_read_is_counted() -> None:
 def test_it_keeps_to_its_share_and_leaves_sketches_out_first() -> None:
     spent: list[bool] = []
 
-    def busy(exchange: Any, sketch: bool) -> bytes:
+    def busy(_exchange: Any, sketch: bool, _lost: int) -> bytes:
         until = time.thread_time() + (0.02 if sketch else 0.001)
         while time.thread_time() < until:
             pass
