@@ -216,7 +216,9 @@ def test_a_service_that_stops_to_send_vectors_accuses_nobody() -> None:
     rng = np.random.default_rng(47)
     everybody = [batch(*queries(rng, 40), f"c{i}", start=300.0 + i / 20, step=5.0, features=None) for i in range(15)]
     thief = batch(*odd(rng, 40), "thief", start=300.7, step=5.0, features=None)
-    assert hidden(*everybody, thief, beside=0) == []
+    found = heard(make(), *everybody, thief, beside=0)
+    assert found
+    assert all(one.subject_kind == "model" and "16 of 16 accounts at a time" in one.reason for one in found)
 
 
 def customers(rng: np.random.Generator, clients: int) -> list[RequestBatch]:
@@ -276,8 +278,8 @@ def test_strangers_with_a_blank_row_each_buy_a_thief_no_silence() -> None:
     sybils = [batch(*queries(rng, 60), f"s{i}", start=100.0 + i / 30, step=10.0, features=None) for i in range(21)]
     thief = batch(*odd(rng, 60), "thief", start=100.3, step=10.0, features=None)
     found = [one for one in heard(make(), *sybils, *customers(rng, 60), thief, beside=0) if one.subject_kind == "model"]
-    assert found, "as one of many, at the least"
     assert "thief" in set().union(*(one.evidence["clients"] for one in found))
+    assert all("accounts within an hour" in one.reason for one in found), "each by its own counts, not as the service's"
 
 
 def test_probes_of_our_own_are_no_cohort_of_customers() -> None:
