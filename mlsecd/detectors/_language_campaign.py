@@ -25,10 +25,11 @@ F8 = NDArray[np.float64]
 
 SMALLEST: Final = 6  # accounts that are told as a campaign
 _TESTS: Final = 2 * len(SIGNS)  # of a look: how many are odd, and how many of them share forms
-_MOST: Final = 0.5  # of all accounts: more is everybody
+_EVERYBODY: Final = 1.0 / 3.0  # of all accounts: more are all who chat, among programs, indexes and health checks
+_MOST: Final = 0.5  # of those who are odd
 _COVER: Final = 0.5  # of its requests are odd: such an account hides nothing
 _MOVED: Final = 1.5  # times the ordinary share, of the accounts that are not odd,
-_SURE: Final = 3.0  # and so many standard errors above it,
+_SURE: Final = 3.0  # and at least so many standard errors above it,
 _SPREAD: Final = 0.01  # of shares that differ by as much at least
 # by sign, the channels in which the others show a season
 _SEASONS: Final = {
@@ -203,7 +204,7 @@ def _kind_by_others(view: View, crowd: Crowd, group: _Group, exceeding: list[_Gr
     """What accounts that share no form are: everybody, or who cannot be told from either."""
     over = len(group.odd) - crowd.share(group.sign, shared=False) * len(view.names)
     shown = {CROWD.index(name) for one in exceeding for name in _SEASONS[SIGNS[one.sign]]}
-    moved = over > _MOST * len(view.names) or any(_moved(view, crowd, channel) for channel in shown)
+    moved = over > _EVERYBODY * len(view.names) or any(_moved(view, crowd, channel) for channel in shown)
     return Kind.SEASON if moved else Kind.OWN_WORDS
 
 
@@ -214,4 +215,4 @@ def _moved(view: View, crowd: Crowd, channel: int) -> bool:
         return False
     mean, spread = crowd.calm[:, channel]
     error = max(float(spread), _SPREAD) / math.sqrt(len(shares))
-    return bool(body_of(shares)[0] > _MOVED * mean + _SURE * error)
+    return bool(body_of(shares)[0] > max(_MOVED * mean, mean + _SURE * error))

@@ -47,7 +47,7 @@ _MEANING: Final = {
         "They use the same few forms and send little else, as the accounts of a new application do; a campaign that "
         "puts one prompt before everything and hides nothing looks the same"
     ),
-    Kind.SEASON: "Most accounts, or the others too, changed with them: a season or a new model rather than a campaign",
+    Kind.SEASON: "More than a third of all, or the others too: a season or a new model rather than a campaign",
 }
 _LOOK: Final = (
     "Ask whether an application was launched that explains all of this. If not, look at what the named accounts have "

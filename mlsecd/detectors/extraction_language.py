@@ -1,4 +1,4 @@
-"""One account that draws answers from a language model as one who trains another on them would."""
+"""Accounts, one or many together, that draw answers from a language model as one who trains another on them would."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ class ExtractionLanguage(Detector):
 
     As `extraction_account` does for vectors, for what any record of a language model carries: tokens,
     template, limits, status, flags. Beta-binomial tails of each channel's count; the threshold on the
-    highest of an account's path is a split-conformal quantile of ordinary clients' paths.
+    highest of an account's path is a split-conformal quantile of ordinary clients' paths. Once an hour
+    the accounts that are a little odd are counted against as many ordinary clients.
     """
 
     name = "extraction_language"
@@ -65,14 +66,21 @@ class ExtractionLanguage(Detector):
     maturity = Maturity.INCUBATING
     atlas = ("AML.T0024.002", "AML.T0005.001")  # Extract AI Model; Train Proxy via Replication
     owasp = ("LLM10:2025",)  # Unbounded Consumption, which covers model extraction
-    summary = "An account that draws answers from a language model as one who trains another model on them would."
+    summary = (
+        "An account, or many that are a little odd together, that draw answers from a language model as one who trains "
+        "another model on them would."
+    )
     action = (
         "Look at what this account asks for and who owns it. Forms filled in by a program, long answers and reasoning "
         "on demand are what training data is made of. If it is no job of your own, rate-limit or suspend its key."
     )
     blind_spots: ClassVar[tuple[str, ...]] = (
         "Distillation by questions as people ask them, with answers of ordinary length, looks like a customer.",
-        "A few such requests in each of many accounts: each stays below what one account shows.",
+        "Many accounts, each with a few such requests, are told together, as no page: a new application looks alike.",
+        "Fewer than 6 such accounts, or fewer than 20 active ones; a small share of all without a form in common.",
+        "Accounts that hide nothing and put one prompt before everything are told as an application's launch (info).",
+        "Many more accounts that ask for a little more than before look like a season, and hide those without a form.",
+        "Accounts with fewer than 10 requests in the last day, or whose cover makes each look ordinary.",
         "Fewer than 10 requests of one account and model in one epoch are never judged.",
         "Between two looks an account grows by 5 %: an alarm may come that much late.",
         "The chance of a false alarm holds while traffic is as it was at calibration; a new product is not.",

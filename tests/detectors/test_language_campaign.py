@@ -123,6 +123,22 @@ def _flagged(batch: RequestBatch, flags: list[list[str]]) -> RequestBatch:
     return RequestBatch({**batch.columns, "flags": made.columns["flags"]})
 
 
+def test_answers_that_get_longer_for_all_are_a_season_though_few_are_odd() -> None:
+    ordinary = town(2, 120, "o")
+    longer = np.minimum(2.2 * ordinary.number("output_tokens"), 2_048.0)
+    found = told(make(), RequestBatch({**ordinary.columns, "output_tokens": longer.astype(np.float64)}))
+    assert severities(found) == {"info"}
+    assert found[-1]["evidence"]["kind"] == "everybody moved"
+    assert found[-1]["evidence"]["members"] < found[-1]["evidence"]["active_accounts"] / 3
+
+
+def test_a_season_of_half_a_day_is_no_campaign_once_its_others_have_calmed() -> None:
+    detector = make()
+    for _ in range(12):
+        detector._crowds.memory.looked("0:0", shifted=True)
+    assert severities(told(detector, town(2, 120, "o"), hydra(3, 40, forms=0))) == {"info"}
+
+
 def test_a_popular_tool_of_the_baseline_is_no_campaign() -> None:
     """One list of forms that many ordinary accounts used at calibration too."""
     own = DETECTOR.fit([merged([town(1, 240, "c"), hydra(5, 40)])], Params(), cpu).section
@@ -161,6 +177,8 @@ def test_a_new_epoch_of_the_account_does_not_hide_it() -> None:
     """The epoch turns between two looks: what lies within the day counts on."""
     found = told(make(epoch_seconds=HOUR), town(2, 120, "o"), hydra(3, 30))
     assert severities(found) == {"medium"}
+    assert found[-1]["ts"] > HOUR
+    assert found[-1]["evidence"]["requests"] == 30 * 50
 
 
 def test_what_is_older_than_a_day_no_longer_counts() -> None:
@@ -192,9 +210,10 @@ def test_common_forms_are_those_of_many_accounts() -> None:
 
 
 def test_any_cut_and_a_restart_give_the_same_lines() -> None:
-    whole = merged([town(2, 60, "o"), hydra(3, 20)])
+    whole = merged([town(2, 60, "o"), hydra(3, 20), requests([9_000.0, 12_000.0], client="last", model="other")])
     straight = lines(fold_of(make()), [[whole]])
-    assert any(line["severity"] == "medium" for line in straight)
+    told_at = [line["ts"] for line in straight if line["severity"] == "medium" and line["status"] != "resolved"]
+    assert min(told_at) < 4_000.0 < max(told_at)
     pieces = [whole.slice(i, min(i + 61, len(whole))) for i in range(0, len(whole), 61)]
     assert lines(fold_of(make()), regroup(pieces, [1] * len(pieces))) == straight
     cut = int(np.searchsorted(whole.completion, 4_000.0))
