@@ -66,10 +66,7 @@ class ExtractionLanguage(Detector):
     maturity = Maturity.INCUBATING
     atlas = ("AML.T0024.002", "AML.T0005.001")  # Extract AI Model; Train Proxy via Replication
     owasp = ("LLM10:2025",)  # Unbounded Consumption, which covers model extraction
-    summary = (
-        "An account, or many that are a little odd together, that draw answers from a language model as one who trains "
-        "another model on them would."
-    )
+    summary = "Accounts, one or many together, that draw answers from a model as one who trains another on them would."
     action = (
         "Look at what this account asks for and who owns it. Forms filled in by a program, long answers and reasoning "
         "on demand are what training data is made of. If it is no job of your own, rate-limit or suspend its key."
