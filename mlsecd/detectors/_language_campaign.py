@@ -169,9 +169,10 @@ def _test(  # noqa: PLR0913 - what a look at all accounts needs
         return None
     leading = groups[int(np.argmin(chances))]
     kind = _kind_by_forms(view, leading) if shared else _kind_by_others(view, crowd, leading, exceeding)
-    members, usual = leading.sharing if shared else leading.odd, crowd.share(leading.sign, shared=shared)
+    members, forms = leading.sharing if shared else leading.odd, len(leading.common)
+    usual = crowd.share(leading.sign, shared=shared, forms=forms)
     expected = usual * max(len(view.names) - len(members), 0) / max(1.0 - usual, 0.1)
-    forms, ordinary = len(leading.common), min(expected, float(len(members)))
+    ordinary = min(expected, float(len(members)))
     return Members(kind, leading.sign, members, forms, usual, min(chances), threshold, ordinary)
 
 
@@ -188,7 +189,7 @@ def _chance(view: View, crowd: Crowd, group: _Group, kernels: Kernels, *, shared
     if count < SMALLEST:
         return 1.0
     held = round(crowd.clients)
-    ordinary = math.ceil(crowd.share(group.sign, shared=shared) * held)
+    ordinary = math.ceil(crowd.share(group.sign, shared=shared, forms=len(group.common)) * held)
     return excess(count, len(view.names), ordinary, held, kernels)
 
 

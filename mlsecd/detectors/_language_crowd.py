@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mlsecd.detectors._language_account import MIN_ROWS, Account, count
 from mlsecd.detectors._language_channels import CHANNELS, Rows
-from mlsecd.detectors._language_forms import common_forms, sharing
+from mlsecd.detectors._language_forms import FEW, common_forms, sharing
 from mlsecd.detectors._language_recent import CROWD, HALF, half_of
 from mlsecd.errors import BaselineError
 from mlsecd.kernels import Kernels
@@ -31,7 +31,7 @@ FEWEST: Final = 20  # active accounts, and held clients, below which nothing is 
 _STEP: Final = HALF / 4.0  # between two looks at a held client
 _BODY: Final = 0.8
 _LONGEST: Final = 9  # looks after which nothing recent is left
-_ARRAYS: Final = ("odd", "shared", "looks", "calm")
+_ARRAYS: Final = ("odd", "shared", "listed", "looks", "calm")
 _AT: Final = [CHANNELS.index(name) for name in CROWD]
 
 
@@ -68,7 +68,9 @@ class Crowd:
     odd
         float64[N, S]: at how many looks each client was odd.
     shared
-        float64[N, S]: the same, where it shares forms with other odd ones.
+        float64[N, S]: the same, where it shares a form with other odd ones.
+    listed
+        float64[N, S]: the same, where it shares two, and they have many in common.
     looks
         float64[N]: at how many it had enough requests.
     calm
@@ -77,6 +79,7 @@ class Crowd:
 
     odd: F8
     shared: F8
+    listed: F8
     looks: F8
     calm: F8
 
@@ -85,9 +88,10 @@ class Crowd:
         """How many clients of equal weight these are worth: who is there at more looks weighs more."""
         return float(self.looks.sum() ** 2 / np.maximum((self.looks**2).sum(), 1.0))
 
-    def share(self, sign: int, *, shared: bool) -> float:
-        """The share of ordinary accounts at a look that are odd in a sign; and share forms, if ``shared``."""
-        return float((self.shared if shared else self.odd)[:, sign].sum() / self.looks.sum())
+    def share(self, sign: int, *, shared: bool, forms: int = 0) -> float:
+        """The share of ordinary accounts at a look that are odd in a sign; and ``shared`` a form, or many ``forms``."""
+        alike = self.listed if forms > FEW else self.shared
+        return float((alike if shared else self.odd)[:, sign].sum() / self.looks.sum())
 
     def arrays(self, prefix: str) -> dict[str, F8]:
         """What a baseline holds."""
@@ -105,20 +109,21 @@ class Crowd:
         if f"{prefix}/crowd_odd" not in arrays:
             return None
         try:
-            odd, shared, looks, calm = (np.asarray(arrays[f"{prefix}/crowd_{name}"], float) for name in _ARRAYS)
+            odd, shared, listed, looks, calm = (np.asarray(arrays[f"{prefix}/crowd_{name}"], float) for name in _ARRAYS)
         except (KeyError, TypeError, ValueError) as error:
             raise BaselineError(f"extraction_language: the baseline's part cannot be used: {error}") from error
-        if not _fits(odd, shared, looks, calm):
+        if not _fits(odd, (shared, listed), looks, calm):
             raise BaselineError("extraction_language: the baseline's part has another shape: fit it again")
-        return cls(odd, shared, looks, calm)
+        return cls(odd, shared, listed, looks, calm)
 
 
-def _fits(odd: F8, shared: F8, looks: F8, calm: F8) -> bool:
+def _fits(odd: F8, alike: tuple[F8, F8], looks: F8, calm: F8) -> bool:
     shape = (len(looks), len(SIGNS)) if looks.ndim == 1 else None
-    if odd.shape != shape or shared.shape != shape or calm.shape != (2, len(CROWD)) or len(looks) < FEWEST:
+    if {odd.shape, *(one.shape for one in alike)} != {shape} or calm.shape != (2, len(CROWD)) or len(looks) < FEWEST:
         return False
     finite = np.isfinite(looks).all() and np.isfinite(calm).all() and (looks >= 1).all() and (calm >= 0).all()
-    return bool(finite and ((shared >= 0) & (shared <= odd) & (odd <= looks[:, None])).all())
+    within = all(((one >= 0) & (one <= odd)).all() for one in alike)
+    return bool(finite and within and (odd <= looks[:, None]).all())
 
 
 def crowd_of(clients: Iterable[Rows], end: float, null: F8, kernels: Kernels) -> Crowd | None:
@@ -146,19 +151,22 @@ def crowd_of(clients: Iterable[Rows], end: float, null: F8, kernels: Kernels) ->
         return None
     calm = np.array([body_of(column.compressed()) for column in np.ma.masked_invalid(shares).T]).T
     counted = np.array(odd, float)
-    return Crowd(counted, _sharing(counted, forms), np.array(looks, float), calm)
+    shared, listed = _sharing(counted, forms)
+    return Crowd(counted, shared, listed, np.array(looks, float), calm)
 
 
-def _sharing(odd: F8, forms: list[frozenset[int]]) -> F8:
-    """Of looks at which clients were odd, those of clients who share forms with the others."""
-    made = np.zeros_like(odd)
+def _sharing(odd: F8, forms: list[frozenset[int]]) -> tuple[F8, F8]:
+    """Of looks at which clients were odd, those of clients who share a form with the others, and many forms."""
+    shared, listed = np.zeros_like(odd), np.zeros_like(odd)
     for sign in range(len(SIGNS)):
         who = np.flatnonzero(odd[:, sign])
         own = [forms[i] for i in who.tolist()]
         common = common_forms(own)
-        if common:
-            made[who, sign] = np.where(sharing(own, common), odd[who, sign], 0.0)
-    return made
+        any_form = [bool(common & one) for one in own]
+        shared[who, sign] = np.where(any_form, odd[who, sign], 0.0)
+        if len(common) > FEW:
+            listed[who, sign] = np.where(sharing(own, common), odd[who, sign], 0.0)
+    return shared, listed
 
 
 def body_of(shares: F8) -> tuple[float, float]:

@@ -146,6 +146,16 @@ def test_a_popular_tool_of_the_baseline_is_no_campaign() -> None:
     assert told(make(), town(2, 120, "o"), hydra(6, 20)) != []
 
 
+def test_a_list_is_held_against_lists_and_not_against_a_phrase_that_many_use() -> None:
+    """Ordinary reasoners of the baseline share one form; a campaign that shares thirty is told all the same."""
+    rng = np.random.default_rng(9)
+    phrase = [reasoner(rng, f"c-p{i}", template="explain step by step") for i in range(12)]
+    own = DETECTOR.fit([merged([town(1, 240, "c"), *phrase])], Params(), cpu).section
+    assert own is not None
+    assert own.arrays["0/crowd_shared"].sum() > own.arrays["0/crowd_listed"].sum() == 0
+    assert severities(told(make(own), town(2, 120, "o"), hydra(3, 20))) == {"medium"}
+
+
 def test_ordinary_populations_tell_nothing() -> None:
     """Ten of them, at 50 times the level of the default budget's share."""
     for seed in range(20, 30):
@@ -234,7 +244,7 @@ def test_a_baseline_of_before_loads_and_says_what_it_lacks() -> None:
     assert "no campaigns" not in make().standing().why
 
 
-@pytest.mark.parametrize("damage", ["odd", "shared", "looks", "calm"])
+@pytest.mark.parametrize("damage", ["odd", "shared", "listed", "looks", "calm"])
 @pytest.mark.parametrize("value", [np.nan, -1.0, 1e9])
 def test_a_damaged_baseline_is_refused(damage: str, value: float) -> None:
     array = section().arrays[f"0/crowd_{damage}"].copy()
