@@ -153,7 +153,7 @@ def test_a_list_is_held_against_lists_and_not_against_a_phrase_that_many_use() -
     own = DETECTOR.fit([merged([town(1, 240, "c"), *phrase])], Params(), cpu).section
     assert own is not None
     assert own.arrays["0/crowd_shared"].sum() > own.arrays["0/crowd_listed"].sum() == 0
-    assert severities(told(make(own), town(2, 120, "o"), hydra(3, 20))) == {"medium"}
+    assert severities(told(make(own), town(2, 120, "o"), hydra(3, 10, forms=12))) == {"medium"}
 
 
 def test_ordinary_populations_tell_nothing() -> None:
