@@ -26,6 +26,7 @@ from .digits import Digits
 from .shapes import Shapes
 from .tabular import Tabular
 from .text_corpus import Corpus
+from .text_words import HELD_OUT, TUNE, Words
 from .worlds import World
 
 VICTIMS = ("digits", "credit", "badges", "text")
@@ -56,13 +57,13 @@ def classifier_jobs(victim: str, seed: int, mnist: Path | None) -> Jobs:
         yield one.name, plan, lambda folder, one=one: write(folder, one)
 
 
-def text_jobs(corpus: Corpus, seed: int) -> Jobs:
-    """The scenarios of a language model."""
+def text_jobs(corpus: Corpus, seed: int, words: Words) -> Jobs:
+    """The scenarios of a language model; its crowds ask in ``words``."""
 
     def write(folder: Path, name: str, make: text_scenarios.Make) -> int:
         return text_records.write(folder, name, make(corpus, scenarios.generator(seed, f"text/{name}")))
 
-    for name, plan, make in text_scenarios.scenarios():
+    for name, plan, make in text_scenarios.scenarios(words):
         yield name, plan, lambda folder, name=name, make=make: write(folder, name, make)
 
 
@@ -96,7 +97,8 @@ def main() -> int:
             if victim != "text":
                 jobs = classifier_jobs(victim, seed, options.mnist)
             elif options.prompts and options.attacks:
-                jobs = text_jobs(Corpus.read(options.prompts, options.attacks), seed)
+                words = HELD_OUT if part == "held_out" else TUNE
+                jobs = text_jobs(Corpus.read(options.prompts, options.attacks), seed, words)
             else:
                 print("text: skipped; it needs --prompts and --attacks", file=sys.stderr)
                 continue

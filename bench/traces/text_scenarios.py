@@ -12,13 +12,16 @@ from .clients import DAY, network, sessions
 from .scenarios import FIT, LATER, ORIGIN, SPAN
 from .text_clients import aggregator, chat, population
 from .text_corpus import Corpus, Rng
+from .text_crowds import HYDRAS, LAUNCHES, SEASONS, hydra, launch, season
 from .text_records import Account
 from .text_thieves import THIEVES, distil, question
+from .text_words import Words
 
 __all__ = ["scenarios"]
 
 Make = Callable[[Corpus, Rng], list[Account]]
-SOME: Final = ("benign_a", "benign_b")
+FEW, SOME, MANY = ("benign_a",), ("benign_a", "benign_b"), ("benign_a", "benign_b", "benign_town")  # 60, 300, 1,140
+SHARES: Final = (FEW, SOME, MANY)  # a campaign of 60 is 50, 17 and 5 % of the active accounts
 ACCOUNTS: Final = 60
 
 
@@ -94,11 +97,13 @@ def _poison(corpus: Corpus, rng: Rng) -> list[Account]:
     return made
 
 
-def scenarios() -> Iterator[tuple[str, dict[str, Any], Make]]:
-    """Name, plan and maker of each."""
+def scenarios(words: Words) -> Iterator[tuple[str, dict[str, Any], Make]]:
+    """Name, plan and maker of each; crowds ask in ``words``."""
 
-    def plan(family: str, attack: str = "", among: tuple[str, ...] = ()) -> dict[str, Any]:
-        return {"family": family, "attack": attack, "with": list(among), "mixtures": []}
+    def plan(
+        family: str, attack: str = "", among: tuple[str, ...] = (), shares: tuple[tuple[str, ...], ...] = ()
+    ) -> dict[str, Any]:
+        return {"family": family, "attack": attack, "with": list(among), "mixtures": [list(one) for one in shares]}
 
     for name, count, start in (
         ("reference", 20, ORIGIN),
@@ -106,6 +111,7 @@ def scenarios() -> Iterator[tuple[str, dict[str, Any], Make]]:
         ("benign_null", 200, ORIGIN),
         ("benign_a", 60, LATER),
         ("benign_b", 240, LATER),
+        ("benign_town", 840, LATER),
     ):
         yield (
             name,
@@ -117,6 +123,12 @@ def scenarios() -> Iterator[tuple[str, dict[str, Any], Make]]:
         yield f"txt_{name}", plan("single", name, SOME), partial(_single, name)
     for name in ("distil", "bias_sweep", "embed_theft"):
         yield f"split60_{name}", plan("split60", name, SOME), partial(_split, name)
-    yield "hydra60_distil", plan("hydra60", "distil", SOME), _hydra
+    yield "hydra60_distil", plan("hydra60", "distil", SOME, SHARES), _hydra
     yield "hydra60_pivot", plan("hydra60", "distil", SOME), partial(_hydra, pivot=True)
     yield "resellers", plan("resellers", "distil", SOME), _resellers
+    for name in HYDRAS:
+        yield f"hydra60_{name}", plan("hydra60", "distil", SOME, SHARES), partial(hydra, name, words=words)
+    for name in LAUNCHES:
+        yield f"benign_launch_{name}", plan("benign", "", SOME), partial(launch, name, words=words)
+    for name in SEASONS:
+        yield f"benign_season_{name}", plan("benign"), partial(season, name)

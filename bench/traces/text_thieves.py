@@ -10,7 +10,7 @@ import numpy as np
 from .text_corpus import Corpus, Rng
 from .text_records import CANARY, VOCABULARY, Account
 
-__all__ = ["THIEVES", "question"]
+__all__ = ["FORMS", "LEVELS", "THIEVES", "TOPICS", "question"]
 
 TOPICS: Final = ("graph algorithms", "calculus", "contract law", "unit tests", "SQL", "genetics", "chess", "compilers")
 LEVELS: Final = ("a beginner", "an expert", "a student", "an engineer")

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlsecd.detectors._language_channels import CHANNELS, FORMED, FORMED_LONG, LONG, RETRY, Reference, Rows
+from mlsecd.detectors._language_recent import Recent
 from mlsecd.errors import StateError
 from mlsecd.kernels import Kernels
 
-__all__ = ["MIN_ROWS", "Account", "walk"]
+__all__ = ["MIN_ROWS", "Account", "count", "walk"]
 
 MIN_ROWS: Final = 10  # before an account is judged, in calibration as in service
 _PACE: Final = 1.05  # growth of the account between two looks
@@ -36,6 +37,8 @@ class Account:
         Rows so far, and at how many it is judged next.
     templates, bodies
         Hashes of the latest, oldest first.
+    recent
+        What campaigns are told by; it outlives the epoch.
     """
 
     tally: NDArray[np.int32] = field(default_factory=lambda: np.zeros((2, len(CHANNELS)), np.int32))
@@ -48,12 +51,13 @@ class Account:
     told_ts: float = -np.inf
     templates: array[int] = field(default_factory=lambda: array("Q"))
     bodies: array[int] = field(default_factory=lambda: array("Q"))
+    recent: Recent = field(default_factory=Recent)
 
     def dump(self) -> list[Any]:
         """What a snapshot holds."""
         numbers = [self.rows, self.look, self.started, self.first_ts, self.told, self.told_ts]
-        recent = [np.array(held, np.uint64) for held in (self.templates, self.bodies)]
-        return [self.tally, self.best, numbers, *recent]
+        hashes = [np.array(held, np.uint64) for held in (self.templates, self.bodies)]
+        return [self.tally, self.best, numbers, *hashes, self.recent.dump()]
 
     @classmethod
     def load(cls, dumped: list[Any]) -> Account:
@@ -64,17 +68,19 @@ class Account:
         StateError
             It is of another shape.
         """
-        tally, best, (rows, look, *times), templates, bodies = dumped
+        tally, best, (rows, look, *times), templates, bodies, lately = dumped
         like = cls()
         for one, other in ((tally, like.tally), (best, like.best)):
             if one.shape != other.shape or one.dtype != other.dtype:
                 raise StateError("accounts in a snapshot have other channels")
-        for recent in (templates, bodies):
-            if recent.dtype != np.uint64 or recent.ndim != 1 or len(recent) > _RECENT:
+        for hashes in (templates, bodies):
+            if hashes.dtype != np.uint64 or hashes.ndim != 1 or len(hashes) > _RECENT:
                 raise StateError("hashes in a snapshot are damaged")
         started, first_ts, told, told_ts = map(float, times)
-        recent = [array("Q", held.tobytes()) for held in (templates, bodies)]
-        return cls(tally, best, int(rows), int(look), started, first_ts, told, told_ts, *recent)
+        held = [array("Q", hashes.tobytes()) for hashes in (templates, bodies)]
+        made = cls(tally, best, int(rows), int(look), started, first_ts, told, told_ts, held[0], held[1])
+        made.recent = Recent.load(lately)
+        return made
 
 
 def _remember(recent: array[int], value: int) -> bool:
@@ -87,8 +93,8 @@ def _remember(recent: array[int], value: int) -> bool:
     return False
 
 
-def _count(account: Account, rows: Rows, i: int) -> None:
-    """Add one row. An exact repeat counts as a repeat, and as nothing else."""
+def count(account: Account, rows: Rows, i: int) -> None:
+    """Add row ``i``. An exact repeat counts as a repeat, and as nothing else."""
     fired, tried, body, template = rows.fired[i], rows.tried[i], rows.bodies[i], rows.templates[i]
     account.rows += 1
     if body is not None:
@@ -104,6 +110,7 @@ def _count(account: Account, rows: Rows, i: int) -> None:
         fired[FORMED_LONG] = formed and fired[LONG]
     account.tally[0] += fired
     account.tally[1] += tried
+    account.recent.add(float(rows.ts[i]), fired, tried, template)
     if account.rows % _MEMORY == 0:
         account.tally //= 2
 
@@ -117,7 +124,7 @@ def walk(
     not depend on batches or the clock, and calibration clients were looked at as often.
     """
     for i in which:
-        _count(account, rows, i)
+        count(account, rows, i)
         if account.rows >= account.look:
             account.look = max(account.rows + 1, int(account.rows * _PACE))
             tails = kernels.tails(account.tally, reference.null)

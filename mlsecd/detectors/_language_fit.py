@@ -15,6 +15,7 @@ from mlsecd.detectors._extraction_level import clients_needed
 from mlsecd.detectors._extraction_null import cuts_of, null_of, scale_of
 from mlsecd.detectors._language_account import MIN_ROWS, Account, walk
 from mlsecd.detectors._language_channels import CHANNELS, Reference, amounts, encode, lengths
+from mlsecd.detectors._language_crowd import Crowd, crowd_of
 from mlsecd.detectors._parameters_books import Names, Who
 from mlsecd.detectors.base import Fit, Section
 from mlsecd.kernels import Kernels
@@ -65,17 +66,18 @@ def fit(records: Iterable[Records], params: Any, kernels: Kernels) -> Fit:
         why = "; ".join(refused) or "no request has a client and tokens or a template"
         return Fit(None, f"{why}; needs {MIN_CLIENTS} clients with {MIN_ROWS} requests each")
     arrays: dict[str, NDArray[Any]] = {}
-    for i, reference in enumerate(made):
-        arrays |= reference.arrays(str(i))
-    header = {"references": [reference.header() for reference in made]}
-    return Fit(Section(header, arrays), None, (*refused, *map(_describe, made)))
+    for i, (reference, crowd) in enumerate(made):
+        arrays |= reference.arrays(str(i)) | (crowd.arrays(str(i)) if crowd is not None else {})
+    header = {"references": [reference.header() for reference, _ in made]}
+    return Fit(Section(header, arrays), None, (*refused, *itertools.starmap(_describe, made)))
 
 
-def _describe(reference: Reference) -> str:
+def _describe(reference: Reference, crowd: Crowd | None) -> str:
     n = len(reference.scores)
+    told = "" if crowd is not None else "; too few clients with 10 requests in a day to tell campaigns"
     return (
         f'model "{reference.model}" by tokens and templates: calibrated on {n} clients, which certifies a level of '
-        f"{1.0 - 0.05 ** (1.0 / n):.2%} a client and epoch; 0.1% would need {clients_needed(0.001):,}"
+        f"{1.0 - 0.05 ** (1.0 / n):.2%} a client and epoch; 0.1% would need {clients_needed(0.001):,}{told}"
     )
 
 
@@ -112,7 +114,7 @@ def _clients(batch: RequestBatch, rows: I8, names: Names) -> dict[str, I8]:
 
 def _reference(
     model: str, batch: RequestBatch, clients: dict[str, I8], epoch_seconds: float, kernels: Kernels
-) -> Reference:
+) -> tuple[Reference, Crowd | None]:
     """Cuts, nulls and scales from one third of the clients; scores from the others, which none of these has seen."""
     reference_part, calibration_part = split(list(clients))
     sampled = np.concatenate([evenly(clients[name]) for name in reference_part])
@@ -125,7 +127,8 @@ def _reference(
     paths = [_path(made, batch, clients[name], epoch_seconds, kernels)[1] for name in calibration_part]
     made.scores = np.sort(np.array([best.max() for best in paths]))
     made.facts = {"clients": float(len(calibration_part)), "epoch_seconds": epoch_seconds, **_span(batch, clients)}
-    return made
+    encoded = (encode(batch, clients[name], made.cuts, made.lengths) for name in calibration_part)
+    return made, crowd_of(encoded, made.facts["last_ts"], made.null, kernels)
 
 
 def _bounds(batch: RequestBatch, rows: I8) -> F8:

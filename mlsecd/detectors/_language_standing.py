@@ -13,15 +13,15 @@ from mlsecd.detectors._language_channels import CHANNELS, Reference
 from mlsecd.detectors.base import DetectorState
 from mlsecd.kernels import Kernels
 
-__all__ = ["Calibration", "evidence_of", "reason_of"]
+__all__ = ["DEFAULT_SHARE", "WORDS", "Calibration", "evidence_of", "reason_of"]
 
-_DEFAULT_SHARE: Final = 0.1  # false alarms a week, where the configuration hands down none
+DEFAULT_SHARE: Final = 0.1  # false alarms a week, where the configuration hands down none
 _LONG_PATH: Final = 1_024  # requests, all of one kind: what a channel could reach at best
 _SHOWN: Final = 4  # channels in a finding
 _SHARE: Final = 0.5  # of the leading channel's score, for a channel to be said to have driven it
 
 # "of its requests ...", by channel
-_WORDS: Final = {
+WORDS: Final = {
     "long": "drew long answers (the longest 5% of ordinary ones)",
     "long_tail": "drew very long answers (the longest 0.5%)",
     "ratio": "drew much answer for little question (the highest 5%)",
@@ -44,7 +44,7 @@ class Calibration:
     def __init__(self, references: list[Reference], params: Any, kernels: Kernels) -> None:
         self._references = references
         self.asked = [
-            level_asked(params, _DEFAULT_SHARE, len(references), reference.facts["clients_per_week"])
+            level_asked(params, DEFAULT_SHARE, len(references), reference.facts["clients_per_week"])
             for reference in references
         ]
         self.levels: list[Level] = [
@@ -124,6 +124,6 @@ def reason_of(evidence: dict[str, Any], level: Level) -> str:
     else:
         promise = f"uncertified: only {evidence['calibration_clients']} calibration clients"
     return (
-        f'{leading["count"]} of {leading["of"]} requests to "{evidence["model"]}" {_WORDS[leading["channel"]]}, where '
+        f'{leading["count"]} of {leading["of"]} requests to "{evidence["model"]}" {WORDS[leading["channel"]]}, where '
         f"{leading['expected']:g} are expected; {promise}"
     )

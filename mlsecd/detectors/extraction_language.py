@@ -1,4 +1,4 @@
-"""One account that draws answers from a language model as one who trains another on them would."""
+"""Accounts, one or many together, that draw answers from a language model as one who trains another on them would."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import numpy as np
 from msgspec import Meta
 
 from mlsecd.detectors import _language_fit as fitting
+from mlsecd.detectors._account_groups import prefix_of
 from mlsecd.detectors._extraction_budget import BudgetParams
 from mlsecd.detectors._language_account import Account, walk
 from mlsecd.detectors._language_channels import Reference, encode
+from mlsecd.detectors._language_crowds import Crowds, Told
 from mlsecd.detectors._language_resellers import Resellers
 from mlsecd.detectors._language_standing import Calibration, evidence_of, reason_of
 from mlsecd.detectors._parameters_books import TICK, Names, Rooms, Who, subject_of
-from mlsecd.detectors.base import Detector, DetectorState, Fit, Maturity, Section, Standing
+from mlsecd.detectors.base import Detector, DetectorState, Fit, Interval, Maturity, Section, Standing
 from mlsecd.errors import MALFORMED, BaselineError, StateError
 from mlsecd.kernels import Kernels
 from mlsecd.records import Finding, Kind, Records, RequestBatch, Severity
@@ -25,9 +27,10 @@ from mlsecd.windows.packing import pack, unpack
 
 __all__ = ["DETECTOR", "ExtractionLanguage", "Params"]
 
-_SNAPSHOT: Final = 1
+_SNAPSHOT: Final = 2
 _RISE: Final = 1.0  # decades by which a score must have grown to be told again,
 _GROWTH: Final = 0.25  # or this share of itself, if that is more
+_PREFIXES: Final = 65_536  # addresses whose prefix is remembered
 _COUNTERS: Final = ("unattributed", "unscored", "refused")
 _LEARNING: Final = "no baseline: record a week of ordinary requests, then run `mlsecd baseline fit`"
 
@@ -53,7 +56,8 @@ class ExtractionLanguage(Detector):
 
     As `extraction_account` does for vectors, for what any record of a language model carries: tokens,
     template, limits, status, flags. Beta-binomial tails of each channel's count; the threshold on the
-    highest of an account's path is a split-conformal quantile of ordinary clients' paths.
+    highest of an account's path is a split-conformal quantile of ordinary clients' paths. Once an hour
+    the accounts that are a little odd are counted against as many ordinary clients.
     """
 
     name = "extraction_language"
@@ -62,14 +66,18 @@ class ExtractionLanguage(Detector):
     maturity = Maturity.INCUBATING
     atlas = ("AML.T0024.002", "AML.T0005.001")  # Extract AI Model; Train Proxy via Replication
     owasp = ("LLM10:2025",)  # Unbounded Consumption, which covers model extraction
-    summary = "An account that draws answers from a language model as one who trains another model on them would."
+    summary = "Accounts, one or many together, that draw answers from a model as one who trains another on them would."
     action = (
         "Look at what this account asks for and who owns it. Forms filled in by a program, long answers and reasoning "
         "on demand are what training data is made of. If it is no job of your own, rate-limit or suspend its key."
     )
     blind_spots: ClassVar[tuple[str, ...]] = (
         "Distillation by questions as people ask them, with answers of ordinary length, looks like a customer.",
-        "A few such requests in each of many accounts: each stays below what one account shows.",
+        "Many accounts, each with a few such requests, are told together, as no page: a new application looks alike.",
+        "Fewer than 6 such accounts, or fewer than 20 active ones; a small share of all without a form in common.",
+        "Accounts that hide nothing and put one prompt before everything are told as an application's launch (info).",
+        "Many more accounts that ask for a little more than before look like a season, and hide those without a form.",
+        "Accounts with fewer than 10 requests in the last day, or whose cover makes each look ordinary.",
         "Fewer than 10 requests of one account and model in one epoch are never judged.",
         "Between two looks an account grows by 5 %: an alarm may come that much late.",
         "The chance of a false alarm holds while traffic is as it was at calibration; a new product is not.",
@@ -77,6 +85,7 @@ class ExtractionLanguage(Detector):
         "An undeclared reseller is one account: its users' habits mix.",
         "Requests to a model that the baseline does not hold are not judged.",
     )
+    resolve_after_seconds = 7_200.0  # many accounts are looked at together once an hour
     Params = Params
 
     def __init__(self, params: Any, kernels: Kernels, section: Section | None = None) -> None:
@@ -84,10 +93,12 @@ class ExtractionLanguage(Detector):
         self._references = self._load(section)
         self._by_model = {reference.model: i for i, reference in enumerate(self._references)}
         self._calibration = Calibration(self._references, params, kernels)
+        self._crowds = Crowds(self._references, section, params, kernels)
         self._names = Names(params.aggregators)
         self._accounts: Rooms[Account] = Rooms(params.max_clients, params.max_suspects, Account)
         self._resellers = Resellers(params.max_suspects, params.reseller_users, frozenset(params.aggregators))
         self._counts = dict.fromkeys(_COUNTERS, 0)
+        self._prefixes: dict[str, str] = {}  # of addresses seen lately
 
     def _load(self, section: Section | None) -> list[Reference]:
         if section is None:
@@ -135,14 +146,27 @@ class ExtractionLanguage(Detector):
                 if self._due(account, score, level.threshold, ts):
                     account.told, account.told_ts = max(score, account.told), ts
                     found.append((int(at[i]), self._tell(name, account, score)))
+            account.recent.network = self._network(batch, int(at[which[-1]]))
         return found
+
+    def _network(self, batch: RequestBatch, row: int) -> str:
+        """The prefix of a row's address, empty where it has none."""
+        address = batch.text("network").at(row) or ""
+        if address not in self._prefixes:
+            if len(self._prefixes) >= _PREFIXES:
+                self._prefixes.clear()
+            self._prefixes[address] = prefix_of(address) or ""
+        return self._prefixes[address]
 
     def _enter(self, name: str, ts: float) -> Account | None:
         """An account for rows of one tick, fresh where an epoch begins; ``None``: there is no room."""
         account, tick = self._accounts.touch(name, ts), ts // TICK * TICK
         if account is not None and account.rows and tick - account.started >= self.params.epoch_seconds:
+            recent = account.recent
             self._accounts.drop(name)
             account = self._accounts.touch(name, ts)
+            if account is not None:
+                account.recent = recent
         if account is not None:
             account.started = min(account.started, tick)  # later only where the clock was set back
         if account is not None and not account.rows:
@@ -187,6 +211,28 @@ class ExtractionLanguage(Detector):
             synthetic=bool(batch.synthetic[row]),
         )
 
+    def states(self) -> Iterable[tuple[str, Account]]:
+        """Accounts by name."""
+        return self._accounts.items()
+
+    def close(self, interval: Interval, states: Iterable[tuple[str, Any]]) -> list[Finding]:
+        """Once an hour, tell whether more accounts are odd together than ordinary clients explain."""
+        return [self._tell_many(told) for told in self._crowds.look(interval, states)]
+
+    def _tell_many(self, told: Told) -> Finding:
+        return self.finding(
+            ts=told.ts,
+            subject_kind=told.subject_kind,
+            subject=told.subject,
+            severity=told.severity,
+            score=told.score,
+            threshold=told.threshold,
+            reason=told.reason,
+            evidence=told.evidence,
+            action=told.action,
+            synthetic=told.synthetic,
+        )
+
     def standing(self) -> Standing:
         """Whether it is calibrated, and for how many clients."""
         gauges = {
@@ -198,7 +244,11 @@ class ExtractionLanguage(Detector):
         }
         if not self._references:
             return Standing(DetectorState.LEARNING, _LEARNING, gauges)
-        return Standing(*self._calibration.state(), gauges | self._calibration.gauges())
+        state, why = self._calibration.state()
+        moved, doubts = self._crowds.state()
+        why = "; ".join(filter(None, (why, doubts)))
+        gauges |= self._calibration.gauges() | self._crowds.gauges()
+        return Standing(DetectorState.SHIFTED if moved and state is DetectorState.ARMED else state, why, gauges)
 
     def snapshot(self) -> bytes:
         """Accounts and counters, bound to the baseline's calibration."""
@@ -207,6 +257,7 @@ class ExtractionLanguage(Detector):
             "counts": [self._counts[name] for name in _COUNTERS],
             "accounts": self._accounts.dump(Account.dump),
             "resellers": self._resellers.dump(),
+            "crowds": self._crowds.memory.dump(),
         }
         return pack(_SNAPSHOT, state)
 
@@ -219,10 +270,11 @@ class ExtractionLanguage(Detector):
                 raise StateError("the snapshot was made with another baseline")
             counts = dict(zip(_COUNTERS, map(int, state["counts"]), strict=True))
             accounts.load(state["accounts"], Account.load)
+            memory = self._crowds.remembered(state["crowds"])
             self._resellers.load(state["resellers"])
         except MALFORMED as error:
             raise StateError(f"a snapshot of {self.name} is damaged: {error}") from error
-        self._counts, self._accounts = counts, accounts
+        self._counts, self._accounts, self._crowds.memory = counts, accounts, memory
 
     def _fingerprint(self) -> str:
         """What the counts were counted against."""
@@ -231,6 +283,7 @@ class ExtractionLanguage(Detector):
             digest.update(f"{reference.model}\0".encode())
             for array in reference.arrays("").values():
                 digest.update(array.tobytes())
+        self._crowds.fingerprint(digest)
         return digest.hexdigest()
 
     @classmethod

@@ -292,6 +292,7 @@ DETECTOR_GAUGES: Final = {
     "accounts": "Accounts with a sketch in the current epoch.",
     # extraction_language
     "language_accounts": "Accounts whose requests to language models are counted.",
+    "crowd_clients": "Ordinary clients that accounts together are held against; the fewest of all models.",
     "resellers": "Clients named as having many end users, since the start.",
     # extraction_parameters
     "parameter_clients": "Accounts whose requests' parameters are counted.",

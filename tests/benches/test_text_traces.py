@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from bench.traces import text_scenarios
+from bench.traces.scenarios import LATER, SPAN
 from bench.traces.text_clients import KINDS, aggregator
 from bench.traces.text_corpus import Corpus
+from bench.traces.text_crowds import FLAG, HYDRAS, LAUNCHES, SEASONS, hydra, launch, season
 from bench.traces.text_records import CANARY, Account, write
 from bench.traces.text_thieves import THIEVES
+from bench.traces.text_words import HELD_OUT, TUNE, Words
 from mlsecd.jsonlines import Decoder
 from mlsecd.meters import Meters
 
@@ -105,12 +108,52 @@ def test_records_are_valid_and_hold_no_word_of_a_prompt(kind: str, corpus: Corpu
 
 
 def test_sixty_accounts_share_one_thiefs_work(corpus: Corpus) -> None:
-    makers = {name: make for name, _, make in text_scenarios.scenarios()}
+    makers = {name: make for name, _, make in text_scenarios.scenarios(TUNE)}
     split = makers["split60_bias_sweep"](corpus, np.random.default_rng(2))
     assert [len(one.records) for one in split] == [30] * 60
     assert all(record["client"] == one.client for one in split for record in one.records)
     pivot = makers["hydra60_pivot"](corpus, np.random.default_rng(2))
     assert {record["model"] for one in pivot for record in one.records} == {"chat-v1", "chat-v2"}
+
+
+@pytest.mark.parametrize("words", [TUNE, HELD_OUT])
+def test_campaigns_under_cover_ask_for_reasons_in_a_fifth_of_their_requests(corpus: Corpus, words: Words) -> None:
+    for name in HYDRAS:
+        made = hydra(name, corpus, np.random.default_rng(4), words)
+        assert [len(one.records) for one in made] == [75] * 60
+        assert all(one.attack and one.campaign == 0 for one in made)
+        assert not any("max_tokens" in record for one in made for record in one.records)
+        asked = [sum(FLAG in record.get("flags", ()) for record in one.records) for one in made]
+        assert set(asked) == ({0} if name == "plain" else {15})
+
+
+@pytest.mark.parametrize("words", [TUNE, HELD_OUT])
+def test_a_launch_is_honest_and_wants_reasons(corpus: Corpus, words: Words) -> None:
+    forms = {}
+    for name in LAUNCHES:
+        made = launch(name, corpus, np.random.default_rng(5), words)
+        asking = [record for one in made for record in one.records if FLAG in record.get("flags", ())]
+        assert len(made) == 50
+        assert not any(one.attack for one in made)
+        assert {record["client"] for record in asking} == {one.client for one in made}
+        forms[name] = len({record["template"] for record in asking})
+    assert forms["app"] <= 3 < forms["forms"] < forms["button"]
+
+
+def test_a_season_moves_everybody_who_chats(corpus: Corpus) -> None:
+    for name in SEASONS:
+        made = season(name, corpus, np.random.default_rng(6))
+        records = [record for one in made for record in one.records if one.kind == "chat"]
+        early = [record for record in records if record["ts"] < LATER + SPAN / 8]
+        late = [record for record in records if record["ts"] > LATER + SPAN / 2]
+        before, after = (np.median([record["output_tokens"] for record in part]) for part in (early, late))
+        asked = np.mean([FLAG in record.get("flags", ()) for record in late])
+        assert (after > 1.5 * before) if name == "long" else (0.2 < asked < 0.35)
+
+
+def test_parts_ask_in_other_words() -> None:
+    assert not set(TUNE.topics) & set(HELD_OUT.topics)
+    assert not {*TUNE.forms, *TUNE.app_forms} & {*HELD_OUT.forms, *HELD_OUT.app_forms}
 
 
 def test_an_aggregator_names_its_users(corpus: Corpus) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chats import chat, crowd, distiller, hydra, merged
 from scipy.stats import beta
 from support import Case, requests
 
@@ -18,59 +19,6 @@ from mlsecd.kernels import cpu
 from mlsecd.records import Finding, RequestBatch, Severity
 
 ALPHA = 0.05
-
-
-def chat(rng: np.random.Generator, n: int, client: str, *, start: float = 0.0, **columns: Any) -> RequestBatch:
-    """Requests of one ordinary client: no vectors, no sketches, no text."""
-    habit = rng.lognormal(0, 0.3)
-    given = {
-        "client": client,
-        "input_tokens": (60 * rng.lognormal(0, 0.5, n)).round(),
-        "output_tokens": (150 * habit * rng.lognormal(0, 0.5, n)).round(),
-        "template": [f"{client}-{i}" for i in rng.integers(0, 10**6, n)],
-        "body_hash": [f"{client}-{i}" for i in rng.integers(0, 10**9, n)],
-        "status": 200.0,
-        "finish_reason": "stop",
-        **columns,
-    }
-    return requests(start + np.sort(rng.uniform(0, 5_000, n)), **{k: v for k, v in given.items() if v is not None})
-
-
-def merged(parts: list[RequestBatch]) -> RequestBatch:
-    whole = RequestBatch.concat(parts)
-    return whole.take(np.argsort(whole.ts, kind="stable"))
-
-
-def crowd(seed: int, clients: int, prefix: str = "c", **columns: Any) -> RequestBatch:
-    """Ordinary clients: chat, forms filled in by programs, health checks, classifiers, embedders."""
-    rng = np.random.default_rng(seed)
-    parts = []
-    for i in range(clients):
-        n, name = int(np.clip(50 * rng.lognormal(0, 0.7), 12, 400)), f"{prefix}{i}"
-        habits: list[dict[str, Any]] = [
-            {},
-            {},
-            {},
-            {},
-            {"template": f"{name}-form", "output_tokens": (40 * rng.lognormal(0, 0.4, n)).round(), "max_tokens": 128.0},
-            {"template": "ping", "body_hash": "ping", "output_tokens": 1.0, "max_tokens": 1.0},
-            {"template": f"{name}-form", "output_tokens": 2.0, "max_tokens": 5.0, "logprobs": 5.0},
-            {"route": "/v1/embeddings", "output_tokens": 0.0, "input_tokens": rng.normal(120, 20, n).round()},
-        ]
-        parts.append(chat(rng, n, name, **habits[i % len(habits)] | columns))
-    return merged(parts)
-
-
-def distiller(seed: int, n: int, client: str = "k-thief", **columns: Any) -> RequestBatch:
-    """Forms filled in by a program, long answers, reasoning on demand."""
-    rng = np.random.default_rng(seed)
-    given = {
-        "template": [f"{client}-form{i}" for i in rng.integers(0, 8, n)],
-        "output_tokens": (700 * rng.lognormal(0, 0.4, n)).round(),
-        "flags": [["elicit_reasoning"]] * n,
-        "max_tokens": 2_048.0,
-    }
-    return chat(rng, n, client, **given | columns)
 
 
 @functools.cache
@@ -243,6 +191,7 @@ def conformance() -> Case:
         *(chat(rng, 4, "k-shop", user=f"u{i}") for i in range(12)),
         chat(rng, 10, "k-gateway", user="u1"),
         chat(rng, 10, "k-none", model="another"),
+        hydra(13, 20, n=24, odd=8, network="192.0.2.9"),
     ]
     return Case(
         detector=DETECTOR,

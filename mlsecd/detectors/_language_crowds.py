@@ -1,0 +1,123 @@
+"""The looks at all accounts of the language models: when, at what level, and what was told before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from mlsecd.detectors._campaign_memory import Memory
+from mlsecd.detectors._extraction_budget import WEEK
+from mlsecd.detectors._language_account import Account
+from mlsecd.detectors._language_campaign import Kind, Members, View, judge, views
+from mlsecd.detectors._language_campaign_words import SEVERITY, action_of, evidence_of, reason_of, score_of
+from mlsecd.detectors._language_channels import Reference
+from mlsecd.detectors._language_crowd import Crowd
+from mlsecd.detectors._language_recent import HALF
+from mlsecd.detectors._language_standing import DEFAULT_SHARE
+from mlsecd.detectors.base import Interval, Section
+from mlsecd.kernels import Kernels
+from mlsecd.records import Severity
+
+__all__ = ["Crowds", "Told"]
+
+_HOUR: Final = 3_600.0
+_LEVEL_MAX: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A finding about many accounts, before the detector puts its name to it."""
+
+    ts: float
+    subject_kind: str
+    subject: str
+    severity: Severity
+    score: float
+    threshold: float
+    reason: str
+    evidence: dict[str, Any]
+    action: str
+    synthetic: bool
+
+
+class Crowds:
+    """Looks at all accounts once an hour of event time.
+
+    Attributes
+    ----------
+    memory
+        Campaigns by name, and models whose accounts moved at the last look.
+    """
+
+    def __init__(self, references: list[Reference], section: Section | None, params: Any, kernels: Kernels) -> None:
+        self._references, self._params, self._kernels = references, params, kernels
+        self._crowds = [None if section is None else Crowd.of(section.arrays, str(i)) for i in range(len(references))]
+        self.memory = Memory(params.max_clients, 2.0 * HALF)
+
+    @property
+    def level(self) -> float:
+        """Of a look at one model: tickets about many have a share of the budget as large as those about one."""
+        share = self._params.false_alarms_per_week or DEFAULT_SHARE
+        return min(share * _HOUR / (WEEK * max(len(self._crowds), 1)), _LEVEL_MAX)
+
+    def look(self, interval: Interval, states: Iterable[tuple[str, Account]]) -> list[Told]:
+        """What there is to tell, where an hour of event time has passed within the interval."""
+        if not any(self._crowds) or interval.end // _HOUR <= interval.start // _HOUR:
+            return []
+        nulls, found = [reference.null for reference in self._references], []
+        self.memory.shifted = {}
+        for key, view in views(states, interval.end, nulls, self._kernels).items():
+            crowd = self._crowds[key[0]]
+            told = None if crowd is None else self._remembered(judge(view, crowd, self.level, self._kernels), key)
+            if crowd is not None and told is not None:
+                found.append(self._tell(interval.end, told, view, crowd, key))
+        return found
+
+    def _remembered(self, told: Members | None, key: tuple[int, bool]) -> Members | None:
+        """What a look shows, in the light of those before: a season near the half of all accounts stays one."""
+        name = f"{key[0]}:{int(key[1])}"
+        if told is None or told.kind is Kind.SEASON:
+            self.memory.looked(name, moving=told is not None)
+        elif told.kind is Kind.OWN_WORDS and self.memory.moving(name):
+            return replace(told, kind=Kind.SEASON)
+        return told
+
+    def _tell(self, now: float, told: Members, view: View, crowd: Crowd, key: tuple[int, bool]) -> Told:
+        model, synthetic = self._references[key[0]].model, key[1]
+        evidence = evidence_of(told, view, crowd, model)
+        reason, severity = reason_of(told, evidence), SEVERITY[told.kind]
+        if severity is Severity.INFO:
+            kind, subject = "model", model
+        else:
+            kind, (subject, earlier) = "campaign", self.memory.name([view.names[i] for i in told.members], now)
+            evidence["earlier_members"] = earlier
+        if told.kind is Kind.SEASON and not synthetic:
+            self.memory.shifted[model] = reason
+        score, threshold = score_of(told.chance), score_of(told.threshold)
+        return Told(now, kind, subject, severity, score, threshold, reason, evidence, action_of(told.kind), synthetic)
+
+    def remembered(self, dumped: dict[str, Any]) -> Memory:
+        """The memory that a snapshot holds."""
+        return Memory.load(self._params.max_clients, 2.0 * HALF, dumped)
+
+    def state(self) -> tuple[bool, str]:
+        """Whether everybody moved at the last look; and why, or what keeps campaigns from being told."""
+        missing = [
+            f'"{reference.model}": no campaigns are told: the baseline is older than they are or had too few clients'
+            for reference, crowd in zip(self._references, self._crowds, strict=True)
+            if crowd is None
+        ]
+        return bool(self.memory.shifted), "; ".join([*self.memory.shifted.values(), *missing])
+
+    def gauges(self) -> dict[str, float]:
+        """The weakest of all models, for metrics."""
+        return {
+            "crowd_clients": min((0.0 if one is None else float(len(one.looks)) for one in self._crowds), default=0.0)
+        }
+
+    def fingerprint(self, digest: Any) -> None:
+        """Add what accounts are held against."""
+        for crowd in self._crowds:
+            for array in crowd.arrays("").values() if crowd is not None else ():
+                digest.update(array.tobytes())
