@@ -72,8 +72,9 @@ async def seconds(app: Any, requests: int) -> float:
 
 
 def tapped(app: Any) -> Tap:
-    worker = Worker(Renderer(bytes(32)).line, SocketClient("/nonexistent/mlsecd"))
-    return Tap(app, worker=worker)
+    renderer = Renderer(bytes(32))
+    worker = Worker(renderer.line, SocketClient("/nonexistent/mlsecd"))
+    return Tap(app, renderer=renderer, worker=worker)
 
 
 def measure(requests: int, rounds: int) -> Iterator[Row]:

@@ -48,7 +48,7 @@ class Drive:
         self.out = Lines()
         self.renderer = renderer or Renderer(KEY)
         self.worker = Worker(self.renderer.line, self.out, share=1.0)  # type: ignore[arg-type]
-        self.tap = Tap(app, worker=self.worker, max_body_bytes=max_body_bytes)
+        self.tap = Tap(app, renderer=self.renderer, worker=self.worker, max_body_bytes=max_body_bytes)
 
     def request(
         self,

@@ -64,10 +64,10 @@ class Ledger:
 
     The first evidence for a (detector, subject, synthetic) is a ``new`` line. Later evidence keeps
     the finding alive, and is told as an ``update`` only where severity rose above the highest so
-    far, a certificate came, or ``update_after_seconds`` passed since the last line; otherwise it is
-    absorbed. Only :meth:`close` resolves. Lines carry the highest severity of the life so far, and
-    stay certified once they were: a finding does not flap. So they keep the words and numbers of that severity
-    too; what weaker evidence says stands beside them as ``latest``, for a page that reads as a ticket is closed.
+    far, a certificate of that severity came, or ``update_after_seconds`` passed since the last line; otherwise
+    it is absorbed. Only :meth:`close` resolves. Lines carry the highest severity of the life so far, with its
+    certificate, words and numbers: a finding does not flap. What weaker evidence says stands beside them as
+    ``latest``, for a page that reads as a ticket is closed.
 
     Nothing depends on how findings are sliced into calls of :meth:`take`. For that, the limit is
     applied to what is active at :meth:`close`; between two closes at most twice as many are held.
@@ -127,25 +127,16 @@ class Ledger:
         life.count += 1
         life.last_ts = max(life.last_ts, float(found.ts))
         before = life.line
-        louder = _RANK[found.severity] > _RANK[before.severity]
-        proven = found.certified and not before.certified
-        due = found.ts - life.emitted_ts >= self._update_after_seconds
-        if not (louder or proven or due):
+        louder = _loudness(found) > _loudness(before)
+        if not louder and found.ts - life.emitted_ts < self._update_after_seconds:
             self.absorbed += 1
             return None
         life.emitted_ts = max(life.emitted_ts, float(found.ts))
-        if not proven and _is_weaker(found, before):
+        if _loudness(found) < _loudness(before):
             evidence = {**before.evidence, "latest": _gist(found), "life": _story(life)}
             return replace(before, ts=float(found.ts), status=Status.UPDATE, evidence=evidence)
-        line = replace(
-            found,
-            ts=float(found.ts),
-            id=before.id,
-            status=Status.UPDATE,
-            severity=found.severity if louder else before.severity,
-            certified=found.certified or before.certified,
-            evidence={**plain(found.evidence), "life": _story(life)},
-        )
+        evidence = {**plain(found.evidence), "life": _story(life)}
+        line = replace(found, ts=float(found.ts), id=before.id, status=Status.UPDATE, evidence=evidence)
         life.line = _slim(line)
         return line
 
@@ -228,9 +219,9 @@ def _with_valid_text(found: Finding) -> Finding:
     )
 
 
-def _is_weaker(found: Finding, before: Finding) -> bool:
-    """Whether evidence says less than the line that stands."""
-    return _RANK[found.severity] < _RANK[before.severity] or (before.certified and not found.certified)
+def _loudness(found: Finding) -> tuple[int, bool]:
+    """In order of what a person is told: a certificate is of its own severity, and lends itself to no other."""
+    return _RANK[found.severity], found.certified
 
 
 def _gist(found: Finding) -> dict[str, Any]:

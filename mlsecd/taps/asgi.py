@@ -109,10 +109,11 @@ class Tap:
         max_body_bytes: int | None = None,
     ) -> None:
         self.app = app
+        renderer = renderer or Renderer.from_environment()
         if worker is None:
-            renderer = renderer or Renderer.from_environment()
             worker = Worker(renderer.line, SocketClient(), _number("MLSECD_TAP_CPU", 0.02))
         self.worker = worker
+        self._lane = renderer.lane
         if max_body_bytes is None:
             max_body_bytes = int(_number("MLSECD_TAP_BODY_BYTES", 1 << 20))
         self._max_body = max_body_bytes
@@ -130,7 +131,7 @@ class Tap:
             _current.reset(token)
             exchange.ended = time.perf_counter()
             try:
-                self.worker.put(_lane(scope), exchange, exchange.size)
+                self.worker.put(self._lane(exchange), exchange, exchange.size)
             except Exception:  # noqa: BLE001 - whatever it is, it is not the request's failure
                 _log.debug("a request could not be handed over", exc_info=True)
 
@@ -183,15 +184,6 @@ def _first(exchange: Exchange, piece: bytes) -> None:
     else:
         exchange.first = piece[:TAIL_BYTES]
         exchange.tail.append(piece[-TAIL_BYTES:])
-
-
-def _lane(scope: MutableMapping[str, Any]) -> Any:
-    """What is fair is fair by credential, else by address."""
-    for name, value in scope.get("headers", ()):
-        if name in (b"authorization", b"x-api-key"):
-            return value
-    client = scope.get("client")
-    return client[0] if client else None
 
 
 def _number(name: str, default: float) -> float:

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from array import array
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from math import isfinite
 from typing import Any, Final
 
@@ -120,21 +120,30 @@ class Renderer:
                 record[name] = value.encode("utf-8", "replace").decode()[:_MAX_TEXT]
         return json.dumps(record, separators=(",", ":"), ensure_ascii=True).encode()
 
+    def lane(self, exchange: Any) -> Hashable:
+        """Whose record it will be, told without a hash: what is fair is fair by client, and so is what was lost."""
+        shown, network = self._shown(exchange)
+        return network if shown is None else shown
+
+    def _shown(self, exchange: Any) -> tuple[tuple[str, bytes] | None, str | None]:
+        """The credential, where the server did not refuse it, and the caller's address."""
+        scope = exchange.scope
+        headers = scope.get("headers", ())
+        peer = scope["client"][0] if scope.get("client") else None
+        shown = credential(headers) if exchange.status != 401 else None
+        return shown, self._proxies.caller(peer, _forwarded(headers))
+
     def _who(self, exchange: Any, said: Asked | None) -> dict[str, Any]:
         """Who asked. A key that the server refused names nobody: guessers are gathered under their address.
 
         ``identity`` is left out where a key was shown and nobody says whether the server checks keys.
         """
-        scope = exchange.scope
-        headers = scope["headers"]
-        peer = scope["client"][0] if scope.get("client") else None
+        headers = exchange.scope["headers"]
         found: dict[str, Any] = {}
-        network = self._proxies.caller(peer, _forwarded(headers))
+        shown, network = self._shown(exchange)
         if network:
             found["network"] = network[:_MAX_TEXT]
-        shown = credential(headers)
-        refused = exchange.status == 401
-        if shown is not None and not refused:
+        if shown is not None:
             found["client"] = self.hasher.client(*shown)
             if self._keys_checked and exchange.status is not None and exchange.status < 500:
                 found["identity"] = "verified"

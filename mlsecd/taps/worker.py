@@ -71,7 +71,7 @@ class Worker:
         self._stopping = threading.Event()
         self._budget = _BURST_SECONDS
         self._sketched: Counter[Hashable] = Counter()
-        self._lost: Counter[Hashable] = Counter()
+        self._lost: OrderedDict[Hashable, int] = OrderedDict()  # given up since a client's last record, the latest last
         self._fair_since = 0.0
         self._reported: tuple[int, ...] = (0, 0, 0)
         self._trouble = ""
@@ -95,8 +95,7 @@ class Worker:
                 or self._bytes + size > 2 * CAPACITY_BYTES
             ):
                 self.dropped["overload"] += 1
-                if lane in self._lost or len(self._lost) < _MAX_LANES:
-                    self._lost[lane] += 1
+                self._miss(lane, 1)
                 return
             if held is None:
                 held = self._lanes[lane] = deque()
@@ -105,6 +104,12 @@ class Worker:
             self._bytes += size
         if self._thread is None:
             self._start()
+
+    def _miss(self, lane: Hashable, count: int) -> None:
+        """Note what a client lost; of too many clients, whose last loss was longest ago is forgotten."""
+        self._lost[lane] = self._lost.pop(lane, 0) + count
+        if len(self._lost) > _MAX_LANES:
+            self._lost.popitem(last=False)
 
     def _start(self) -> None:
         with self._lock:
@@ -170,18 +175,20 @@ class Worker:
         sketch = self._may_sketch(lane)
         with self._lock:
             lost = self._lost.pop(lane, 0)
+        told = False
         try:
             line = self._render(exchange, sketch, lost)
-            if line is None and lost:
-                with self._lock:
-                    self._lost[lane] += lost
             if line is not None:
                 self._client.send(line)
+                told = True
                 self.made += 1
                 self.unsketched += not sketch
         except Exception:  # noqa: BLE001 - the server that we live in must not notice
             self.dropped["error"] += 1
             _log.debug("a request could not be read", exc_info=True)
+        if lost and not told:
+            with self._lock:
+                self._miss(lane, lost)
         self._budget -= time.thread_time() - before
 
     def _may_sketch(self, lane: Hashable) -> bool:

@@ -72,6 +72,7 @@ def test_later_evidence_is_absorbed_until_it_says_something_new() -> None:
         ({"severity": Severity.HIGH}, True),
         ({"certified": True}, True),
         ({"severity": Severity.LOW}, False),
+        ({"severity": Severity.LOW, "certified": True}, False),
         ({"score": 99.0, "reason": "other words"}, False),
     ],
 )
@@ -89,8 +90,18 @@ def test_a_finding_does_not_flap() -> None:
     assert told(lines) == [(0.0, "k-a", "new", "low"), (1.0, "k-a", "update", "high")]
     (later,) = ledger.take([raw(400, severity=Severity.INFO)])
     assert later.severity is Severity.HIGH
-    ledger.take([raw(401, certified=True)])
-    assert ledger.take([raw(800)])[0].certified
+    ledger.take([raw(401, severity=Severity.HIGH, certified=True)])
+    assert ledger.take([raw(800, severity=Severity.HIGH)])[0].certified
+
+
+def test_louder_evidence_is_told_once_and_does_not_borrow_a_certificate() -> None:
+    ledger = Ledger(update_after_seconds=300)
+    ledger.take([raw(0, severity=Severity.LOW, certified=True, reason="a little, for sure")])
+    lines = ledger.take([raw(float(at), severity=Severity.HIGH, reason="much, perhaps") for at in range(1, 21)])
+    assert [(line.severity, line.certified, line.reason) for line in lines] == [(Severity.HIGH, False, "much, perhaps")]
+    assert ledger.take([raw(100, severity=Severity.LOW, certified=True)]) == []
+    (active,) = ledger.active()
+    assert (active.severity, active.certified, active.reason) == (Severity.HIGH, False, "much, perhaps")
 
 
 @pytest.mark.parametrize(

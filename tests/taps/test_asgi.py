@@ -293,6 +293,29 @@ def test_whose_request_it_is(headers: list[Any], scheme: str, secret: bytes) -> 
 
 
 @pytest.mark.parametrize(
+    ("headers", "status", "alike"),
+    [
+        ([(b"authorization", b"Bearer k"), (b"x-forwarded-for", b"1.2.3.4")], 200, True),
+        ([(b"x-api-key", b"junk"), (b"authorization", b"Bearer k")], 200, True),
+        ([(b"x-forwarded-for", b"1.2.3.4")], 200, False),
+        ([(b"authorization", b"Bearer k"), (b"x-forwarded-for", b"1.2.3.4")], 401, False),
+    ],
+)
+def test_what_is_lost_is_the_loss_of_whom_records_name(headers: list[Any], status: int, alike: bool) -> None:
+    """Junk keys, or an address behind a trusted proxy, must charge no stranger with what a flood has lost."""
+    renderer = Renderer(KEY, proxies=Proxies(["10.0.0.0/8"]))
+    lanes: list[Any] = []
+    clients = []
+    for other in ([(b"authorization", b"Bearer k")], headers):
+        drive = Drive(answering(b"{}", status=status), renderer=renderer)
+        put = drive.worker.put
+        drive.worker.put = lambda lane, *rest, put=put: [lanes.append(lane), put(lane, *rest)]  # type: ignore[method-assign]
+        drive.request(b"{}", headers=other)
+        clients.append(drive.records()[0]["client"])
+    assert (lanes[0] == lanes[1]) == (clients[0] == clients[1]) == alike
+
+
+@pytest.mark.parametrize(
     ("peer", "forwarded", "caller"),
     [
         ("10.1.2.3", "6.6.6.6", "10.1.2.3"),  # not a proxy of ours: it may write what it likes
@@ -379,7 +402,7 @@ def test_probes_and_other_protocols_are_left_alone() -> None:
         seen.append((scope, receive, send))
 
     one = object()
-    asyncio.run(Tap(websocket, worker=drive.worker)({"type": "websocket"}, one, one))  # type: ignore[arg-type]
+    asyncio.run(Tap(websocket, renderer=drive.renderer, worker=drive.worker)({"type": "websocket"}, one, one))  # type: ignore[arg-type]
     assert seen == [({"type": "websocket"}, one, one)]
     assert drive.records() == []
 

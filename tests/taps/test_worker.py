@@ -73,14 +73,31 @@ def test_what_a_client_lost_is_told_with_its_next_record_and_to_nobody_else(monk
     assert b"quiet:0" in out.lines
 
 
-def test_the_clients_whose_losses_are_counted_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exchange_that_cannot_be_read_takes_no_count_with_it() -> None:
+    def tell(exchange: str, _sketch: bool, lost: int) -> bytes:
+        if exchange == "broken":
+            raise ValueError
+        return f"{exchange}:{lost}".encode()
+
+    worker, out = made(tell)
+    still(worker)
+    worker.put("a", "broken", 10)
+    worker.put("a", "next", 10)
+    worker._lost["a"] = 7
+    worker.close(30)
+    assert out.lines == [b"next:7"]
+
+
+def test_the_clients_whose_losses_are_counted_are_bounded_and_the_latest_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CAPACITY", 10)
     monkeypatch.setattr(module, "_MAX_LANES", 50)
     worker, _ = made(text)
     still(worker)
     for at in range(1_000):
         worker.put(f"c{at}", at, 10)
+        worker.put("thief", at, 10)
     assert len(worker._lost) == 50
+    assert worker._lost["thief"] > 900
 
 
 def test_a_flood_of_many_clients_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
