@@ -26,8 +26,8 @@ _SPARE: Final = 1.25  # rows for each account that may be held: those that were 
 _ROW: Final = np.dtype(
     [
         ("first_ts", np.float64),  # its epoch begins here
-        ("fired", np.int32, len(HIDING)),  # repeats of rows that were looked up, and blanks of answered rows
-        ("tried", np.int32, len(HIDING)),
+        ("fired", np.int64, len(HIDING)),  # repeats of rows that were looked up, and blanks of answered rows
+        ("tried", np.int64, len(HIDING)),
         ("expected", np.float64, len(HIDING)),  # as many as others' shares make of the rows tried
         ("told", np.float64, len(HIDING)),  # the highest score that was told,
         ("told_ts", np.float64, len(HIDING)),  # and when something was told last
@@ -95,9 +95,9 @@ class Books:
 
     def add(self, rows: I8, channel: int, fired: I8, tried: I8, others: F8) -> None:
         """Count an account's rows at each of ``rows``, which are distinct; ``others``: the share that others have."""
-        held = {name: self._rows[name][rows, channel] for name in ("fired", "tried", "expected")}
-        held["fired"] += fired.astype(np.int32)
-        held["tried"] += tried.astype(np.int32)
+        held: dict[str, Any] = {name: self._rows[name][rows, channel] for name in ("fired", "tried", "expected")}
+        held["fired"] += fired
+        held["tried"] += tried
         held["expected"] += tried * others
         halve(**held)
         for name, column in held.items():
@@ -105,22 +105,13 @@ class Books:
 
     def scores(self, rows: I8, channel: int, null: F8, kernels: Kernels) -> F8:
         """Decades of one channel, float64[n]."""
-        fired, tried = (self._rows[name][rows, channel].astype(np.int64) for name in ("fired", "tried"))
+        fired, tried = (self._rows[name][rows, channel] for name in ("fired", "tried"))
         others = self._rows["expected"][rows, channel] / np.maximum(tried, 1)
         return decades((fired, tried), others, null, channel, kernels)
 
     def of(self, row: int) -> Any:
         """One account's row, to read and to write to."""
         return self._rows[row]
-
-    def told(self, rows: I8) -> tuple[F8, F8]:
-        """Highest scores that were told and when, float64[n, 2] each."""
-        return self._rows["told"][rows], self._rows["told_ts"][rows]
-
-    def told_since(self, ts: float) -> list[str]:
-        """Accounts that something was told of since then."""
-        recent: Any = (self._rows["told_ts"] >= ts).any(axis=1)
-        return [name for name, row in self._held.items() if recent[row]]
 
     def dump(self) -> dict[str, Any]:
         """What a snapshot holds."""

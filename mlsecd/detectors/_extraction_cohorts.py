@@ -22,6 +22,7 @@ _FEWEST: Final = 64  # rows that tables begin with
 _OTHERS: Final = 8  # accounts to compare with, before it is told whose doing it was
 HEAVY: Final = 0.25  # an account with this share or more is one of those that have it,
 _COMMON: Final = 0.25  # and where so much more than the usual share of the others have it, it is the service's
+_MOST: Final = 1 << 30  # rows of one account that an interval counts
 _WEIGHS: Final = 10  # rows, at most, by which an account weighs: strangers with one row each outvote no customers
 
 
@@ -53,6 +54,11 @@ class Cohort(NamedTuple):
         """Those with many, bool[n]."""
         return np.asarray(self.fired >= HEAVY * self.tried)
 
+    @property
+    def weights(self) -> F8:
+        """By what each asks, float64[n]."""
+        return np.minimum(self.tried, _WEIGHS).astype(np.float64)
+
     def common(self, usual: float) -> tuple[Mask, float]:
         """For whom it is the service's doing, bool[n], and the weight of those with many among all, 0 to 1.
 
@@ -61,16 +67,18 @@ class Cohort(NamedTuple):
         usual
             Their weight where all is well.
         """
-        weights, heavy = np.minimum(self.tried, _WEIGHS).astype(np.float64), self.heavy
+        weights, heavy = self.weights, self.heavy
         having = np.where(heavy, weights, 0.0)
         others = having.sum() - having > most_of(usual) * (weights.sum() - weights)
         return others, float(having.sum() / weights.sum())
 
     def of_others(self) -> F8:
-        """The share that each account's others have, float64[n]: mean and two standard errors."""
-        share, others = self.fired / self.tried, len(self.names) - 1
-        mean = (share.sum() - share) / others
-        spread = np.maximum(((share * share).sum() - share * share) / others - mean * mean, 0.0)
+        """The share that each account's others have, float64[n]: mean and two standard errors, by their weights."""
+        share, weights = self.fired / self.tried, self.weights
+        whole = weights.sum() - weights
+        mean = ((weights * share).sum() - weights * share) / whole
+        spread = np.maximum(((weights * share**2).sum() - weights * share**2) / whole - mean * mean, 0.0)
+        others = whole**2 / ((weights**2).sum() - weights**2)  # of equal weight, as many
         return np.minimum(mean + 2.0 * np.sqrt(spread / others), 1.0)
 
 
@@ -101,7 +109,8 @@ class Cohorts:
         known = np.flatnonzero(places >= 0)
         places = places[known]
         np.minimum.at(self._first_ts, places, first_ts[known])
-        np.add.at(self._counts, places, counts[known].astype(np.int32))
+        np.add.at(self._counts, places, counts[known])
+        np.minimum(self._counts, _MOST, out=self._counts)
 
     def _place(self, name: str) -> int:
         """An account's row of this interval; -1: there is no room."""
@@ -182,9 +191,9 @@ class Cohorts:
         return made
 
 
-def _tables() -> tuple[F8, NDArray[np.int32]]:
-    """When accounts' first rows came, float64[rows], and their counts, int32[rows, 4]."""
-    return np.full(_FEWEST, np.inf), np.zeros((_FEWEST, 2 * len(HIDING)), np.int32)
+def _tables() -> tuple[F8, I8]:
+    """When accounts' first rows came, float64[rows], and their counts, int64[rows, 4]."""
+    return np.full(_FEWEST, np.inf), np.zeros((_FEWEST, 2 * len(HIDING)), np.int64)
 
 
 def _sum(one: Lately, other: Lately) -> Lately:

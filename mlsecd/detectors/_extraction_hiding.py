@@ -46,7 +46,7 @@ LEVEL_SHARE: Final = 0.05  # of the level a client, for each of the two
 _HIGHEST: Final = 0.5  # share that is expected because others have it; more than that is dropped before
 _MARGIN: Final = 1.2  # over the highest calibration client: few ordinary clients hide, but those do it all the time
 _FAILED: Final = 400  # statuses from here on answer nothing,
-_LOST_MAX: Final = 1e6  # that one row tells of
+_LOST_MAX: Final = 10_000.0  # that one row tells of
 _CLIENT_LEFT: Final = 499  # but this: the model has worked, and who hung up may have read what was streamed
 
 

@@ -154,8 +154,12 @@ def test_what_a_flood_made_the_tap_lose_is_told_as_queries_that_nobody_judged() 
     assert (first["count"], first["of"] - first["count"]) == (20, 10), "ten rows came by the end of the interval"
     few = np.where(np.arange(60) % 8 == 7, 1.0, np.nan)
     assert hidden(batch(*queries(rng, 60), "calm", start=100.3, step=1.0, lost=few)) == []
-    endless = batch(*queries(rng, 60), "liar", start=100.3, step=1.0, lost=np.full(60, 1e300))
-    assert leading(hidden(endless)) == {("liar", "unscored")}
+    detector = make()
+    endless = batch(*queries(rng, 3_000), "liar", start=100.3, step=0.003, lost=np.full(3_000, 1e300))
+    thief = batch(*odd(rng, 60), "thief", start=100.3, step=1.0, features=None)
+    found = hidden(endless, thief, *customers(rng, 40), detector=detector, beside=0)
+    assert leading(found) == {("liar", "unscored"), ("thief", "unscored")}
+    make().restore(detector.snapshot())
 
 
 @pytest.mark.parametrize("left_out", ["features", "input_features"])
@@ -280,6 +284,57 @@ def test_strangers_with_a_blank_row_each_buy_a_thief_no_silence() -> None:
     found = [one for one in heard(make(), *sybils, *customers(rng, 60), thief, beside=0) if one.subject_kind == "model"]
     assert "thief" in set().union(*(one.evidence["clients"] for one in found))
     assert all("accounts within an hour" in one.reason for one in found), "each by its own counts, not as the service's"
+
+
+def test_strangers_with_a_blank_row_each_do_not_raise_what_a_customer_may_hide() -> None:
+    """Ten of them an interval, new ones every eight: none is a case, and a third of a thief's rows are blank."""
+    rng = np.random.default_rng(5)
+    parts = customers(rng, 60)
+    for tick in range(60):
+        names = [f"stranger{tick // 8 * 10 + i}" for i in range(10)]
+        parts.append(batch(*queries(rng, 10), names, start=100.02 + 10 * tick, step=0.9, features=None))
+    hides = rng.random(600) < 1 / 3
+    parts.append(batch(*queries(rng, 600), "thief", start=100.5).take(np.flatnonzero(~hides)))
+    blank = batch(*odd(rng, 600), "thief", start=100.6, features=None)
+    parts.append(blank.take(np.flatnonzero(hides)))
+    assert leading(hidden(*parts, beside=0)) == {("thief", "unscored")}
+
+
+def test_to_hide_every_other_interval_is_told_all_the_same() -> None:
+    """While a quarter of all that is asked is blank nobody's rows count: that must not come for nothing by turns."""
+    rng = np.random.default_rng(7)
+    parts = customers(rng, 40)
+    for i in range(10):
+        blank = batch(*odd(rng, 600), f"s{i}", start=100.05 + i / 300, features=None)
+        parts.append(blank.take(np.flatnonzero(blank.completion // 10 % 2 == 1)))
+    found = together(heard(make(), *parts, beside=0))
+    assert found
+    assert found[0].ts <= 220.0
+    assert set(found[0].evidence["clients"]) == {f"s{i}" for i in range(10)}
+
+
+def test_who_joins_those_that_are_told_together_is_named_in_a_line_of_the_log() -> None:
+    """Decoys first: what a ledger takes for the same finding must not swallow the name of the thief behind them."""
+    rng = np.random.default_rng(8)
+    decoys = [batch(*queries(rng, 60), f"decoy{i}", start=100.0 + i / 30, step=2.0, features=None) for i in range(5)]
+    thief = batch(*odd(rng, 100), "thief", start=140.3, features=None)
+    fold = fold_of(make())
+    lines = fold.push([joined(*customers(rng, 60), *decoys, thief)]) + fold.finish()
+    named = [one for one in lines if "thief" in one.evidence.get("clients", ())]
+    assert named
+    assert set(named[-1].evidence["clients"]) == {"thief", *(f"decoy{i}" for i in range(5))}
+    assert "6 accounts within an hour" in named[-1].reason
+
+
+def test_those_told_together_are_of_one_kind() -> None:
+    rng = np.random.default_rng(9)
+    repeating = [
+        batch(*queries(rng, 60), f"r{i}", start=100.0 + i / 30, step=2.0, body_hash=["same"] * 60) for i in range(4)
+    ]
+    thief = batch(*odd(rng, 60), "thief", start=100.3, step=2.0, features=None)
+    found = heard(make(), *customers(rng, 60), *repeating, thief, beside=0)
+    assert together(found) == []
+    assert ("thief", "unscored") in leading(found)
 
 
 def test_probes_of_our_own_are_no_cohort_of_customers() -> None:
