@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from mlsecd.detectors._campaign_chances import excess
 from mlsecd.detectors._language_account import MIN_ROWS, Account
-from mlsecd.detectors._language_crowd import FEWEST, SIGNS, Crowd, body_of, calm_shares, odd_of, tails_of
-from mlsecd.detectors._language_forms import FEW, common_forms, sharing
+from mlsecd.detectors._language_crowd import FEWEST, SIGNS, Crowd, Held, body_of, calm_shares, odd_of, tails_of
+from mlsecd.detectors._language_forms import alike
 from mlsecd.detectors._language_recent import CROWD, half_of
 from mlsecd.kernels import Kernels
 
@@ -24,7 +24,7 @@ __all__ = ["SMALLEST", "Kind", "Members", "View", "judge", "views"]
 F8 = NDArray[np.float64]
 
 SMALLEST: Final = 6  # accounts that are told as a campaign
-_TESTS: Final = 2 * len(SIGNS)  # of a look: how many are odd, and how many of them share forms
+_TESTS: Final = 3 * len(SIGNS)  # of a look: how many are odd, how many share a form, and how many work off a list
 _EVERYBODY: Final = 1.0 / 3.0  # of all accounts: more are all who chat, among programs, indexes and health checks
 _MOST: Final = 0.5  # of those who are odd
 _COVER: Final = 0.5  # of its requests are odd: such an account hides nothing
@@ -131,18 +131,19 @@ def _view(some: list[tuple[str, Account, Any]], null: F8, kernels: Kernels) -> V
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Accounts that are odd in one sign, the forms they have in common, and those of them who use these."""
+    """Accounts that are odd in one sign, and alike as ``held`` says."""
 
     sign: int
-    odd: list[int]
-    common: frozenset[int]
-    sharing: list[int]
+    held: Held
+    members: list[int]
+    forms: int
 
 
 def judge(view: View, crowd: Crowd, level: float, kernels: Kernels) -> Members | None:
     """Accounts that are odd together, if they are more than ordinary clients explain.
 
-    Those who share forms come first: of ordinary accounts that are odd few do, so that a smaller part of all shows.
+    Those who work off a list come first, then those who share a form: of ordinary accounts that are odd few do, so
+    that a smaller part of all shows.
 
     Parameters
     ----------
@@ -151,59 +152,63 @@ def judge(view: View, crowd: Crowd, level: float, kernels: Kernels) -> Members |
     """
     if len(view.names) < FEWEST:
         return None
-    groups = [_group(view, sign) for sign in range(len(SIGNS))]
-    by_forms, by_all = (_test(view, crowd, groups, level / _TESTS, kernels, shared=shared) for shared in (True, False))
-    if by_forms is None or by_all is None or by_forms.forms > FEW or by_all.kind is not Kind.SEASON:
-        return by_forms or by_all
+    by_list, by_form, by_all = (
+        _test(view, crowd, groups, level / _TESTS, kernels)
+        for groups in zip(*(_groups(view, sign) for sign in range(len(SIGNS))), strict=True)
+    )
+    if by_list is not None:
+        return by_list
+    if by_form is None or by_all is None or by_all.kind is not Kind.SEASON:
+        return by_form or by_all
     # in a season those of one program share its form too: they are all of it, or no more than a part
-    return by_forms if len(by_forms.members) >= _MOST * len(by_all.members) else by_all
+    return by_form if len(by_form.members) >= _MOST * len(by_all.members) else by_all
 
 
-def _test(  # noqa: PLR0913 - what a look at all accounts needs
-    view: View, crowd: Crowd, groups: list[_Group], threshold: float, kernels: Kernels, *, shared: bool
-) -> Members | None:
+def _groups(view: View, sign: int) -> tuple[_Group, _Group, _Group]:
+    """Of the accounts that are odd in a sign those of a list, those who share a form, and all."""
+    odd = np.flatnonzero(view.odd[:, sign]).tolist()
+    some, many = alike(view.forms(odd))
+    return (
+        _Group(sign, "listed", [odd[i] for i in many.who], many.forms),
+        _Group(sign, "shared", [odd[i] for i in some.who], some.forms),
+        _Group(sign, "odd", odd, 0),
+    )
+
+
+def _test(view: View, crowd: Crowd, groups: tuple[_Group, ...], threshold: float, kernels: Kernels) -> Members | None:
     """The sign that ordinary clients explain least, if they do not explain it."""
-    chances = [_chance(view, crowd, one, kernels, shared=shared) for one in groups]
+    chances = [_chance(view, crowd, one, kernels) for one in groups]
     exceeding = [one for one, chance in zip(groups, chances, strict=True) if chance <= threshold]
     if not exceeding:
         return None
     leading = groups[int(np.argmin(chances))]
-    kind = _kind_by_forms(view, leading) if shared else _kind_by_others(view, crowd, leading, exceeding)
-    members, forms = leading.sharing if shared else leading.odd, len(leading.common)
-    usual = crowd.share(leading.sign, shared=shared, forms=forms)
-    expected = usual * max(len(view.names) - len(members), 0) / max(1.0 - usual, 0.1)
-    ordinary = min(expected, float(len(members)))
-    return Members(kind, leading.sign, members, forms, usual, min(chances), threshold, ordinary)
+    usual, size = crowd.share(leading.sign, leading.held), len(leading.members)
+    expected = usual * max(len(view.names) - size, 0) / max(1.0 - usual, 0.1)
+    kind = _kind_by_others(view, crowd, leading, exceeding) if leading.held == "odd" else _kind_by_forms(view, leading)
+    ordinary = min(expected, float(size))
+    return Members(kind, leading.sign, leading.members, leading.forms, usual, min(chances), threshold, ordinary)
 
 
-def _group(view: View, sign: int) -> _Group:
-    odd = np.flatnonzero(view.odd[:, sign]).tolist()
-    forms = view.forms(odd)
-    common = common_forms(forms)
-    return _Group(sign, odd, common, [i for i, own in zip(odd, sharing(forms, common), strict=True) if own])
-
-
-def _chance(view: View, crowd: Crowd, group: _Group, kernels: Kernels, *, shared: bool) -> float:
-    """That of ordinary accounts as many are odd, or odd and sharing forms; 1 where they are too few to be told."""
-    count = len(group.sharing if shared else group.odd)
-    if count < SMALLEST:
+def _chance(view: View, crowd: Crowd, group: _Group, kernels: Kernels) -> float:
+    """That of ordinary accounts as many are odd, and alike; 1 where they are too few to be told."""
+    if len(group.members) < SMALLEST:
         return 1.0
     held = round(crowd.clients)
-    ordinary = math.ceil(crowd.share(group.sign, shared=shared, forms=len(group.common)) * held)
-    return excess(count, len(view.names), ordinary, held, kernels)
+    ordinary = math.ceil(crowd.share(group.sign, group.held) * held)
+    return excess(len(group.members), len(view.names), ordinary, held, kernels)
 
 
 def _kind_by_forms(view: View, group: _Group) -> Kind:
-    """What accounts that share forms are: one who hides has other requests beside these."""
-    covered = float(np.median(view.shares[group.sharing])) < _COVER
-    if len(group.common) <= FEW:
-        return Kind.PROMPT if covered else Kind.APPLICATION
-    return Kind.COVERED if covered else Kind.OPEN
+    """What accounts that have forms in common are: one who hides has other requests beside these."""
+    covered = float(np.median(view.shares[group.members])) < _COVER
+    if group.held == "listed":
+        return Kind.COVERED if covered else Kind.OPEN
+    return Kind.PROMPT if covered else Kind.APPLICATION
 
 
 def _kind_by_others(view: View, crowd: Crowd, group: _Group, exceeding: list[_Group]) -> Kind:
     """What accounts that share no form are: everybody, or who cannot be told from either."""
-    over = len(group.odd) - crowd.share(group.sign, shared=False) * len(view.names)
+    over = len(group.members) - crowd.share(group.sign, "odd") * len(view.names)
     shown = {CROWD.index(name) for one in exceeding for name in _SEASONS[SIGNS[one.sign]]}
     moved = over > _EVERYBODY * len(view.names) or any(_moved(view, crowd, channel) for channel in shown)
     return Kind.SEASON if moved else Kind.OWN_WORDS

@@ -40,12 +40,12 @@ _MEANING: Final = {
         "Most have no form in common: an application that puts such words after its users' own looks the same"
     ),
     Kind.PROMPT: (
-        "They use the same few forms among other requests: customers who take up an application, or a campaign under "
-        "cover that puts one prompt before everything"
+        "They use the same forms ({forms}) among other requests: customers who take up an application, or a campaign "
+        "under cover that puts one prompt before everything"
     ),
     Kind.APPLICATION: (
-        "They use the same few forms and send little else, as the accounts of a new application do; a campaign that "
-        "puts one prompt before everything and hides nothing looks the same"
+        "They use the same forms ({forms}) and send little else, as the accounts of a new application do; a campaign "
+        "that puts one prompt before everything and hides nothing looks the same"
     ),
     Kind.SEASON: "More than a third of all, or the others too: a season or a new model rather than a campaign",
 }

@@ -6,20 +6,20 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlsecd.detectors._language_account import MIN_ROWS, Account, count
 from mlsecd.detectors._language_channels import CHANNELS, Rows
-from mlsecd.detectors._language_forms import FEW, common_forms, sharing
+from mlsecd.detectors._language_forms import alike
 from mlsecd.detectors._language_recent import CROWD, HALF, half_of
 from mlsecd.detectors._sections import numbers
 from mlsecd.errors import MALFORMED, BaselineError
 from mlsecd.kernels import Kernels
 
-__all__ = ["FEWEST", "ODD", "SIGNS", "Crowd", "body_of", "calm_shares", "crowd_of", "odd_of", "tails_of"]
+__all__ = ["FEWEST", "ODD", "SIGNS", "Crowd", "Held", "body_of", "calm_shares", "crowd_of", "odd_of", "tails_of"]
 
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
@@ -32,6 +32,7 @@ FEWEST: Final = 20  # active accounts, and held clients, below which nothing is 
 _STEP: Final = HALF / 4.0  # between two looks at a held client
 _BODY: Final = 0.8
 _LONGEST: Final = 9  # looks after which nothing recent is left
+Held = Literal["odd", "shared", "listed"]  # what is asked of accounts that are odd: nothing more, or forms in common
 _ARRAYS: Final = ("odd", "shared", "listed", "looks", "calm")
 _AT: Final = [CHANNELS.index(name) for name in CROWD]
 
@@ -71,7 +72,7 @@ class Crowd:
     shared
         float64[N, S]: the same, where it shares a form with other odd ones.
     listed
-        float64[N, S]: the same, where it shares two, and they have many in common.
+        float64[N, S]: the same, where they work off a list (:func:`~mlsecd.detectors._language_forms.alike`).
     looks
         float64[N]: at how many it had enough requests.
     calm
@@ -89,10 +90,9 @@ class Crowd:
         """How many clients of equal weight these are worth: who is there at more looks weighs more."""
         return float(self.looks.sum() ** 2 / np.maximum((self.looks**2).sum(), 1.0))
 
-    def share(self, sign: int, *, shared: bool, forms: int = 0) -> float:
-        """The share of ordinary accounts at a look that are odd in a sign; and ``shared`` a form, or many ``forms``."""
-        alike = self.listed if forms > FEW else self.shared
-        return float((alike if shared else self.odd)[:, sign].sum() / self.looks.sum())
+    def share(self, sign: int, held: Held) -> float:
+        """The share of ordinary accounts at a look that are odd in a sign, and alike as asked."""
+        return float(getattr(self, held)[:, sign].sum() / self.looks.sum())
 
     def arrays(self, prefix: str) -> dict[str, F8]:
         """What a baseline holds."""
@@ -161,12 +161,9 @@ def _sharing(odd: F8, forms: list[frozenset[int]]) -> tuple[F8, F8]:
     shared, listed = np.zeros_like(odd), np.zeros_like(odd)
     for sign in range(len(SIGNS)):
         who = np.flatnonzero(odd[:, sign])
-        own = [forms[i] for i in who.tolist()]
-        common = common_forms(own)
-        any_form = [bool(common & one) for one in own]
-        shared[who, sign] = np.where(any_form, odd[who, sign], 0.0)
-        if len(common) > FEW:
-            listed[who, sign] = np.where(sharing(own, common), odd[who, sign], 0.0)
+        some, many = alike([forms[i] for i in who.tolist()])
+        for one, into in ((some, shared), (many, listed)):
+            into[who[one.who], sign] = odd[who[one.who], sign]
     return shared, listed
 
 

@@ -5,14 +5,30 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
-__all__ = ["FEW", "common_forms", "sharing"]
+__all__ = ["Alike", "alike", "common_forms"]
 
-FEW: Final = 3  # forms that one application puts its users' texts in
+_FEW: Final = 3  # forms that one application puts its users' texts in
 _SHARE: Final = 0.1  # of the accounts use a form, for it to be one that they have in common,
 _LEAST: Final = 3  # and so many of them at least
-_OWN: Final = 2  # common forms of an account that works off a list
+_OWN: Final = 2  # listed forms of an account that works off a list
+_MOST: Final = 0.5  # of the accounts use the forms of an application; those of a list are each used by fewer
+
+
+class Alike(NamedTuple):
+    """Accounts that have forms in common.
+
+    Attributes
+    ----------
+    forms
+        How many.
+    who
+        Which of the accounts use them, by place.
+    """
+
+    forms: int
+    who: list[int]
 
 
 def common_forms(forms: Sequence[Iterable[int]]) -> frozenset[int]:
@@ -22,7 +38,16 @@ def common_forms(forms: Sequence[Iterable[int]]) -> frozenset[int]:
     return frozenset(form for form, accounts in used.items() if accounts >= least)
 
 
-def sharing(forms: Sequence[Iterable[int]], common: frozenset[int]) -> list[bool]:
-    """Which of the accounts use what is common: one form where there are few, else two."""
-    least = 1 if len(common) <= FEW else _OWN
-    return [len(common.intersection(own)) >= least for own in forms]
+def alike(forms: Sequence[Iterable[int]]) -> tuple[Alike, Alike]:
+    """Those of the accounts who use any form in common; and those who work off a list.
+
+    A list has more forms than an application, none of which most use, and each account uses some. So strangers with a
+    few forms of their own neither hide the accounts of an application nor make a list of its forms.
+    """
+    common = common_forms(forms)
+    used = Counter(form for own in forms for form in own)
+    listed = frozenset(form for form in common if used[form] <= _MOST * len(forms))
+    some = [i for i, own in enumerate(forms) if not common.isdisjoint(own)]
+    if len(listed) <= _FEW:
+        return Alike(len(common), some), Alike(0, [])
+    return Alike(len(common), some), Alike(len(listed), [i for i in some if len(listed.intersection(forms[i])) >= _OWN])

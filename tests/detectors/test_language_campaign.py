@@ -12,7 +12,7 @@ from support import fold_of, lines, regroup, requests
 
 from mlsecd.detectors._language_channels import CHANNELS
 from mlsecd.detectors._language_crowd import FEWEST
-from mlsecd.detectors._language_forms import common_forms, sharing
+from mlsecd.detectors._language_forms import Alike, alike, common_forms
 from mlsecd.detectors._language_recent import CROWD, FORMS, HALF, Recent, half_of
 from mlsecd.detectors.base import DetectorState, Section
 from mlsecd.detectors.extraction_language import DETECTOR, ExtractionLanguage, Params
@@ -90,6 +90,40 @@ def test_without_a_list_of_forms_it_is_a_ticket_that_says_what_else_it_may_be() 
 
 def test_one_prompt_under_cover_is_a_ticket() -> None:
     assert severities(told(make(), town(2, 120, "o"), hydra(3, 40, forms=1))) == {"low"}
+
+
+def asking(prefix: str, accounts: int, forms: list[str], tokens: float = 250.0) -> RequestBatch:
+    """Accounts that ask for reasons in ten of fifty requests, in these forms by turns."""
+    rng, made, n = np.random.default_rng([4, 2]), [], 50
+    for i in range(accounts):
+        client, asks = f"{prefix}{i:02d}", np.zeros(n, bool)
+        asks[rng.choice(n, 10, replace=False)] = True
+        turn = np.cumsum(asks) - 1
+        templates = [forms[turn[j] % len(forms)] if asks[j] else f"{client}-{j}" for j in range(n)]
+        long = np.where(asks, tokens, 150.0) * rng.lognormal(0, 0.4, n)
+        flags = [[REASONS] if one else [] for one in asks]
+        made.append(chat(rng, n, client, template=templates, output_tokens=long, flags=flags))
+    return merged(made)
+
+
+def test_a_few_accounts_with_forms_of_their_own_hide_no_campaign_of_one_prompt() -> None:
+    ordinary, campaign = town(2, 240, "o"), asking("hydra", 17, ["form0"])
+    for decoys in (0, 3):
+        others = [asking("decoy", decoys, ["form0", "x0", "x1", "x2", "x3"])] if decoys else []
+        found = told(make(), ordinary, campaign, *others)
+        assert severities(found) == {"low"}
+        assert "They use the same forms" in found[-1]["reason"]
+        named = set(found[-1]["evidence"]["clients"])
+        assert sum(name.startswith("hydra") for name in named) >= 14
+
+
+def test_a_few_strangers_make_no_list_of_an_applications_forms() -> None:
+    customers = asking("customer", 30, ["a", "b"], tokens=900.0)
+    for strangers in (0, 4):
+        others = [asking("stranger", strangers, ["a", "b", "x0", "x1", "x2", "x3"], tokens=900.0)] if strangers else []
+        found = told(make(), town(2, 120, "o"), customers, *others)
+        assert severities(found) == {"low"}
+        assert "customers who take up an application" in found[-1]["reason"]
 
 
 def test_a_launch_of_one_application_is_context() -> None:
@@ -211,12 +245,13 @@ def test_an_account_remembers_few_forms() -> None:
     assert len(recent.dump()[3]) == FORMS
 
 
-def test_common_forms_are_those_of_many_accounts() -> None:
+def test_common_forms_are_those_of_many_accounts_and_lists_have_many_that_few_use() -> None:
     forms = [[1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3, 5], [9]]
     assert common_forms(forms) == {1, 2, 3}
-    assert sharing(forms, frozenset({1, 2, 3})) == [True, True, True, False]
-    assert sharing(forms, frozenset({1, 4, 5, 6})) == [True, True, True, False]
-    assert sharing(forms, frozenset({4, 5, 6, 7})) == [False, False, False, False]
+    assert alike(forms) == (Alike(3, [0, 1, 2]), Alike(0, []))
+    some, listed = alike([[1, 10 + i % 5, 10 + (i + 1) % 5] for i in range(15)] + [[1], [1, 10], [7]])
+    assert some == Alike(6, list(range(17)))
+    assert listed == Alike(5, list(range(15))), "the one that most use is an application's"
     assert common_forms([[1]] * 3 + [[2]] * 57) == {2}
 
 
