@@ -596,3 +596,38 @@ def test_hopping_between_models_starts_anew_and_gains_ten_queries_a_model() -> N
         ]
         found = told(detector, joined(*hops))
         assert {one.evidence["model"] for one in found} == expected
+
+
+@pytest.mark.parametrize(("every", "told_of"), [(9, 0), (10, 6)])
+def test_a_new_identity_key_is_an_amnesty_of_ten_queries_a_name(every: int, told_of: int) -> None:
+    rng = np.random.default_rng(65)
+    names = [f"thief{i // every}" for i in range(6 * every)]
+    found = told(make(), batch(*odd(rng, 6 * every), names))
+    assert len({one.subject for one in found}) == told_of
+
+
+# What looks like a customer
+
+
+def test_one_odd_query_in_a_hundred_shows_in_a_large_customer() -> None:
+    rng = np.random.default_rng(66)
+    x, label = queries(rng, 6_000)
+    hides = np.flatnonzero(rng.random(6_000) < 0.01)
+    x[hides], label[hides] = odd(rng, len(hides))
+    found = told(make(), batch(x, label, "large", step=0.5))
+    assert found
+    assert np.searchsorted(hides, found[0].ts / 0.5) <= 45
+    calm = [bool(told(make(), batch(*queries(rng, 3_000), f"calm{i}", step=0.5))) for i in range(8)]
+    assert sum(calm) <= 3, "one in ten, whatever they ask"
+
+
+def test_to_copy_a_customers_rate_and_mix_of_classes_helps_nobody() -> None:
+    """Foreign inputs of the classes that ordinary ones have, in their shares and at their pace."""
+    rng = np.random.default_rng(67)
+    _, wanted = queries(rng, 40)
+    made = []
+    for label in wanted:
+        x = rng.uniform(-9, 9, (2_000, DIMS))
+        made.append(x[np.linalg.norm(x[:, None] - CENTRES[None], axis=2).argmin(axis=1) == label][0])
+    found = told(make(), batch(np.array(made), wanted, "copier", step=1.0))
+    assert found[0].evidence["distinct_queries"] <= 12
