@@ -73,8 +73,15 @@ class Cohort(NamedTuple):
         return others, float(having.sum() / weights.sum())
 
     def of_others(self) -> F8:
-        """The share that each account's others have, float64[n]: mean and two standard errors, by their weights."""
-        share, weights = self.fired / self.tried, self.weights
+        """The share that each account's others have, float64[n]: mean and two standard errors.
+
+        By account or by weight, whichever is less: many strangers who ask little raise the one, a few who ask much
+        the other.
+        """
+        return np.minimum(self._bound(np.ones(len(self.names))), self._bound(self.weights))
+
+    def _bound(self, weights: F8) -> F8:
+        share = self.fired / self.tried
         whole = weights.sum() - weights
         mean = ((weights * share).sum() - weights * share) / whole
         spread = np.maximum(((weights * share**2).sum() - weights * share**2) / whole - mean * mean, 0.0)
@@ -197,7 +204,7 @@ def _tables() -> tuple[F8, I8]:
 
 
 def _sum(one: Lately, other: Lately) -> Lately:
-    counts = tuple(map(sum, zip(one.counts, other.counts, strict=True)))
+    counts = tuple(min(sum(pair), _MOST) for pair in zip(one.counts, other.counts, strict=True))
     return Lately(min(one.first_ts, other.first_ts), counts)
 
 

@@ -24,8 +24,9 @@ I8 = NDArray[np.int64]
 
 _MANY: Final = 5  # accounts told of within an hour are told of together: each alone would be one ticket more
 _HOUR: Final = 3_600.0
-_LASTING: Final = 5.0  # cohorts with too many within some hour, before that is told: a tap that restarts is no case
-_NAMED: Final = 1_000  # accounts, of one crowd and in one finding
+_LASTING: Final = 5.0  # cohorts with too many lately, before that is told: a tap that restarts is no case,
+_FADES: Final = 0.98  # and each is worth so much less with every cohort after it: five of some fifty
+_NAMED: Final = 1_000  # accounts, of one crowd
 
 
 class Hider(NamedTuple):
@@ -37,8 +38,8 @@ class Hider(NamedTuple):
     row: Any  # of the books
 
 
-class Together(NamedTuple):
-    """Accounts of one crowd that hide together.
+class Part(NamedTuple):
+    """Accounts of one crowd that hide.
 
     Attributes
     ----------
@@ -51,7 +52,7 @@ class Together(NamedTuple):
         The weight of those with many among all, or the highest account's score.
     """
 
-    crowd: Crowd
+    channel: int
     names: list[str]
     accounts: int
     of: int
@@ -60,23 +61,49 @@ class Together(NamedTuple):
     first_ts: float
 
 
+class Together(NamedTuple):
+    """Accounts of one model that hide together: one finding, so that none is taken for a repeat of another."""
+
+    model: int
+    synthetic: bool
+    parts: list[Part]
+
+
 @dataclass(slots=True)
 class _Gang:
-    """Accounts of one crowd that were told of within an hour.
+    """Accounts of one crowd that something was found of within an hour.
 
     Attributes
     ----------
     scores
-        When each was last, its score then, and its first row's time; by name.
-    waiting
-        Whether some of them have been told of neither alone nor together.
-    told_ts
-        When they were told of together.
+        By name: when it was found last, its score then, and its first row's time.
+    untold
+        Those of them that nobody has been told of, whenever that was.
     """
 
     scores: dict[str, tuple[float, float, float]] = field(default_factory=dict)
-    waiting: bool = False
-    told_ts: float = -math.inf
+    untold: set[str] = field(default_factory=set)
+
+    def join(self, name: str, now: float, score: float, first_ts: float) -> None:
+        """Take one in; of too many the one with the lowest score goes."""
+        self.scores[name] = now, score, first_ts
+        self.untold.add(name)
+        if len(self.scores) > _NAMED:
+            least = min(self.scores, key=lambda one: (self.scores[one][1], one))
+            del self.scores[least]
+            self.untold.discard(least)
+
+    def leave(self, now: float) -> None:
+        """Forget those who were told of and have done nothing for an hour."""
+        self.scores = {
+            name: held for name, held in self.scores.items() if name in self.untold or 0.0 <= now - held[0] < _HOUR
+        }
+
+    def part(self, channel: int, limit: float) -> Part:
+        """All of them."""
+        order = sorted(self.scores, key=lambda name: (-self.scores[name][1], name))
+        first_ts = min(held[2] for held in self.scores.values())
+        return Part(channel, order, len(order), 0, self.scores[order[0]][1], limit, first_ts)
 
 
 class Hideouts:
@@ -100,9 +127,10 @@ class Hideouts:
         self._plans, self._limits, self._most = plans, limits, most
         self._params, self._kernels = params, kernels
         self._cohorts, self._books = Cohorts(most), Books(most)
-        # cohorts with too many lately (each is worth less by 1 / e an hour later), as of when; and when that was told
-        self._lasting: dict[Crowd, tuple[float, float, float]] = {}
+        self._lasting: dict[Crowd, float] = {}  # cohorts with too many lately
+        self._failing: dict[Crowd, Part] = {}  # what is to be told of that
         self._gangs: dict[Crowd, _Gang] = {}
+        self._told_ts: dict[tuple[int, bool], float] = {}  # when a model's accounts were told of together
 
     def see(self, names: Sequence[str], first_ts: F8, counts: I8) -> None:
         """See :meth:`Cohorts.see`."""
@@ -123,7 +151,7 @@ class Hideouts:
         counted: dict[tuple[int, bool], dict[str, int]] = {}
         for crowd, cohort in self._cohorts.settle(states):
             common, weight = cohort.common(self._plans[crowd.model].usual[crowd.channel])
-            found += self._of_service(crowd, cohort, common, weight, now)
+            self._note_service(crowd, cohort, common, weight)
             rows = self._books.rows_of(cohort.names, cohort.first_ts, now, self._params.epoch_seconds)
             own = np.flatnonzero(~common & (rows >= 0))
             self._books.add(rows[own], crowd.channel, cohort.fired[own], cohort.tried[own], cohort.of_others()[own])
@@ -131,48 +159,51 @@ class Hideouts:
             counted.setdefault(crowd[:2], {}).update((cohort.names[i], int(rows[i])) for i in fired)
         for (model, synthetic), own_rows in counted.items():
             found += self._of_accounts(model, synthetic, dict(sorted(own_rows.items())), now)
-        return found + [one for crowd, gang in self._gangs.items() if (one := self._of_gang(crowd, gang, now))]
+        return found + self._of_models(now)
 
-    def _of_service(self, crowd: Crowd, cohort: Cohort, common: Any, weight: float, now: float) -> list[Together]:
+    def _note_service(self, crowd: Crowd, cohort: Cohort, common: Any, weight: float) -> None:
         """Many have it at a time, again and again: nobody is accused, but it is told."""
         heavy = np.flatnonzero(cohort.heavy)
-        if not len(heavy) or not common[heavy].all():
-            return []
-        lately, before, told_ts = self._lasting.get(crowd, (0.0, now, -math.inf))
-        lately = lately * math.exp(-max(now - before, 0.0) / _HOUR) + 1.0
-        due = lately >= _LASTING and now >= min(told_ts, now) + self._params.repeat_seconds
-        self._lasting[crowd] = lately, now, now if due else told_ts
-        if not due:
-            return []
-        order = heavy[np.argsort(-cohort.fired[heavy], kind="stable")]
-        names = [cohort.names[i] for i in order[:_NAMED].tolist()]
-        most = most_of(self._plans[crowd.model].usual[crowd.channel])
-        first = float(cohort.first_ts[heavy].min())
-        return [Together(crowd, names, len(heavy), len(cohort.names), weight, most, first)]
+        taken = len(heavy) > 0 and bool(common[heavy].all())
+        lasting = self._lasting[crowd] = _FADES * self._lasting.get(crowd, 0.0) + taken
+        if taken and lasting >= _LASTING * _FADES**_LASTING:
+            order = heavy[np.argsort(-cohort.fired[heavy], kind="stable")]
+            names = [cohort.names[i] for i in order[:_NAMED].tolist()]
+            most = most_of(self._plans[crowd.model].usual[crowd.channel])
+            first_ts = float(cohort.first_ts[heavy].min())
+            self._failing[crowd] = Part(crowd.channel, names, len(heavy), len(cohort.names), weight, most, first_ts)
 
-    def _of_accounts(self, model: int, synthetic: bool, rows: dict[str, int], now: float) -> list[Hider | Together]:
+    def _of_accounts(self, model: int, synthetic: bool, rows: dict[str, int], now: float) -> list[Hider]:
         """Accounts whose counts are beyond what ordinary ones have; those of a gang wait to be told together."""
-        alone: list[Hider | Together] = []
+        alone = []
         for one in self._due(list(rows), np.array(list(rows.values()), np.int64), model, now):
             gang = self._gangs.setdefault(Crowd(model, synthetic, one.lead), _Gang())
-            gang.scores = {name: told for name, told in gang.scores.items() if 0.0 <= now - told[0] < _HOUR}
-            if one.name in gang.scores or len(gang.scores) < _NAMED:
-                gang.scores[one.name] = now, float(one.scores[one.lead]), float(one.row["first_ts"])
+            gang.leave(now)
+            gang.join(one.name, now, float(one.scores[one.lead]), float(one.row["first_ts"]))
             if len(gang.scores) < _MANY:
+                gang.untold.clear()
                 alone.append(one)
-            else:
-                gang.waiting = True
         return alone
 
-    def _of_gang(self, crowd: Crowd, gang: _Gang, now: float) -> Together | None:
-        """All of them, where some have not been told of and the last time is a while ago."""
-        if not gang.waiting or now < min(gang.told_ts, now) + self._params.repeat_seconds:
-            return None
-        gang.waiting, gang.told_ts = False, now
-        order = sorted(gang.scores, key=lambda name: (-gang.scores[name][1], name))
-        limit = float(self._limits[crowd.model][crowd.channel])
-        highest, first_ts = gang.scores[order[0]][1], min(told[2] for told in gang.scores.values())
-        return Together(crowd, order, len(order), 0, highest, limit, first_ts)
+    def _of_models(self, now: float) -> list[Together]:
+        """What there is to tell of many accounts of a model, where the last time is a while ago."""
+        waiting = {crowd for crowd, gang in self._gangs.items() if gang.untold} | self._failing.keys()
+        made = []
+        for model, synthetic in sorted({crowd[:2] for crowd in waiting}):
+            told_ts = self._told_ts.get((model, synthetic), -math.inf)
+            if 0.0 <= now - told_ts < self._params.repeat_seconds:
+                continue
+            self._told_ts[model, synthetic] = now
+            parts = []
+            for crowd in sorted(one for one in waiting if one[:2] == (model, synthetic)):
+                if (failing := self._failing.pop(crowd, None)) is not None:
+                    parts.append(failing)
+                gang = self._gangs.get(crowd)
+                if gang is not None and gang.untold:
+                    parts.append(gang.part(crowd.channel, float(self._limits[model][crowd.channel])))
+                    gang.untold.clear()
+            made.append(Together(model, synthetic, parts))
+        return made
 
     def _due(self, names: list[str], rows: I8, model: int, now: float) -> list[Hider]:
         """Those to be told of, who are noted as told."""
@@ -196,9 +227,14 @@ class Hideouts:
 
     def dump(self) -> dict[str, Any]:
         """What a snapshot holds."""
-        lasting = [(*crowd, *held) for crowd, held in self._lasting.items()]
-        gangs = [(*crowd, list(one.scores.items()), one.waiting, one.told_ts) for crowd, one in self._gangs.items()]
-        return {"cohorts": self._cohorts.dump(), "books": self._books.dump(), "lasting": lasting, "gangs": gangs}
+        return {
+            "cohorts": self._cohorts.dump(),
+            "books": self._books.dump(),
+            "lasting": [(*crowd, cohorts) for crowd, cohorts in self._lasting.items()],
+            "failing": [(*crowd, *part[1:]) for crowd, part in self._failing.items()],
+            "gangs": [(*crowd, list(one.scores.items()), sorted(one.untold)) for crowd, one in self._gangs.items()],
+            "told": [(*key, ts) for key, ts in self._told_ts.items()],
+        }
 
     def loaded(self, dumped: dict[str, Any]) -> Hideouts:
         """Others of the same plans, out of what :meth:`dump` gave.
@@ -209,18 +245,29 @@ class Hideouts:
             It is of another shape, or no counts.
         """
         made = Hideouts(self._plans, self._limits, self._most, self._params, self._kernels)
-        for *crowd, cohorts, before, told_ts in dumped["lasting"]:
-            made._lasting[self._crowd(*crowd)] = _number(cohorts), _number(before), _moment(told_ts)
-        for *crowd, scores, waiting, told_ts in dumped["gangs"]:
+        for *crowd, cohorts in dumped["lasting"]:
+            made._lasting[self._crowd(*crowd)] = _number(cohorts)
+        for model, synthetic, channel, names, accounts, of, *numbers in dumped["failing"]:
+            at = self._crowd(model, synthetic, channel)
+            score, threshold, first_ts = map(_number, numbers)
+            known = self._names(names)
+            made._failing[at] = Part(at.channel, known, int(accounts), int(of), score, threshold, first_ts)
+        for model, synthetic, channel, scores, untold in dumped["gangs"]:
             own = {str(name): (_number(ts), _number(score), _number(first)) for name, (ts, score, first) in scores}
-            for name in own:
-                number, probe, _ = name.split(":", 2)
-                self._crowd(number, probe, 0)
-            if len(own) > _NAMED:
+            made._gangs[self._crowd(model, synthetic, channel)] = _Gang(own, set(map(str, untold)))
+            if len(self._names(own)) > _NAMED or not own.keys() >= set(untold):
                 raise StateError("who hides together in a snapshot are more than there may be")
-            made._gangs[self._crowd(*crowd)] = _Gang(own, bool(waiting) and bool(own), _moment(told_ts))
+        made._told_ts = {self._crowd(model, synthetic, 0)[:2]: _number(ts) for model, synthetic, ts in dumped["told"]}
         made._cohorts = Cohorts.load(self._most, self._plans, dumped["cohorts"])
         made._books = Books.load(self._most, dumped["books"])
+        return made
+
+    def _names(self, names: Iterable[Any]) -> list[str]:
+        """Accounts' names, as they are given to :meth:`see`."""
+        made = [str(name) for name in names]
+        for name in made:
+            number, probe, _ = name.split(":", 2)
+            self._crowd(number, probe, 0)
         return made
 
     def _crowd(self, model: Any, synthetic: Any, channel: Any) -> Crowd:
@@ -236,8 +283,3 @@ def _number(value: Any) -> float:
     if not math.isfinite(made):
         raise StateError("who hides together in a snapshot did so at no time that there is")
     return made
-
-
-def _moment(value: Any) -> float:
-    """As :func:`_number`, or minus infinity: never."""
-    return -math.inf if value == -math.inf else _number(value)

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from mlsecd.detectors._extraction_channels import COLUMNS, Reference
-from mlsecd.detectors._extraction_hideouts import Hider, Together
+from mlsecd.detectors._extraction_hideouts import Hider, Part, Together
 from mlsecd.detectors._extraction_hiding import HIDING, LEVEL_SHARE, HidingPlan, expected_share
 from mlsecd.detectors._extraction_level import Level
 from mlsecd.detectors._extraction_state import Account
@@ -160,26 +160,34 @@ def reason_of_hiding(evidence: dict[str, Any], alpha: float) -> str:
 
 def evidence_of_together(plan: HidingPlan, group: Together) -> dict[str, Any]:
     """Numbers behind a finding about many accounts that hide at a time."""
-    made = {
+    names = dict.fromkeys(name for part in group.parts for name in part.names)
+    return {
         "model": plan.model,
-        "channels": [{"channel": HIDING[group.crowd.channel], "score": round(group.score, 3)}],
-        "clients": [name.split(":", 2)[2] for name in group.names],
-        "accounts": group.accounts,
-        "first_ts": group.first_ts,
+        "channels": [
+            {"channel": HIDING[part.channel], "score": round(part.score, 3), "accounts": part.accounts}
+            | ({"active_accounts": part.of} if part.of else {})
+            for part in group.parts
+        ],
+        "clients": [name.split(":", 2)[2] for name in names],
+        "accounts": len(names),
+        "first_ts": min(part.first_ts for part in group.parts),
         "calibration_clients": len(plan.scores),
     }
-    return made | {"active_accounts": group.of} if group.of else made
 
 
 def reason_of_together(plan: HidingPlan, group: Together) -> str:
     """One line in plain words."""
-    words = f'have many queries of model "{plan.model}" that {_HIDING_WORDS[HIDING[group.crowd.channel]]}'
-    if group.of:
+    return "; ".join(_part(plan.model, part) for part in group.parts) + "; uncertified"
+
+
+def _part(model: str, part: Part) -> str:
+    words = f'have many queries of model "{model}" that {_HIDING_WORDS[HIDING[part.channel]]}'
+    if part.of:
         return (
-            f"{group.accounts} of {group.of} accounts at a time {words}: taken for the doing of the service or tap, "
+            f"{part.accounts} of {part.of} accounts at a time {words}: taken for the doing of the service or tap, "
             "so nobody is accused, and what hides among them is not counted while this lasts"
         )
     return (
-        f"{group.accounts} accounts within an hour {words}: a tap or gateway that fails for some of them, or accounts "
-        "that hide together; uncertified"
+        f"{part.accounts} accounts within an hour {words}: a tap or gateway that fails for some of them, or accounts "
+        "that hide together"
     )

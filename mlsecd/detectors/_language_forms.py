@@ -12,8 +12,8 @@ __all__ = ["Alike", "alike", "common_forms"]
 _FEW: Final = 3  # forms that one application puts its users' texts in
 _SHARE: Final = 0.1  # of the accounts use a form, for it to be one that they have in common,
 _LEAST: Final = 3  # and so many of them at least
-_OWN: Final = 2  # listed forms of an account that works off a list
-_MOST: Final = 0.5  # of the accounts use the forms of an application; those of a list are each used by fewer
+_OWN: Final = 2  # rare forms of an account that works off a list
+_MOST: Final = 0.5  # of the accounts use a form that is not rare
 
 
 class Alike(NamedTuple):
@@ -41,13 +41,15 @@ def common_forms(forms: Sequence[Iterable[int]]) -> frozenset[int]:
 def alike(forms: Sequence[Iterable[int]]) -> tuple[Alike, Alike]:
     """Those of the accounts who use any form in common; and those who work off a list.
 
-    A list has more forms than an application, none of which most use, and each account uses some. So strangers with a
-    few forms of their own neither hide the accounts of an application nor make a list of its forms.
+    A list has more forms than an application: an account uses more than three of those in common, or two of more than
+    three that no more than half of the accounts use. So strangers with a few forms of their own neither hide the
+    accounts of an application nor make a list of its forms.
     """
     common = common_forms(forms)
     used = Counter(form for own in forms for form in own)
-    listed = frozenset(form for form in common if used[form] <= _MOST * len(forms))
-    some = [i for i, own in enumerate(forms) if not common.isdisjoint(own)]
-    if len(listed) <= _FEW:
-        return Alike(len(common), some), Alike(0, [])
-    return Alike(len(common), some), Alike(len(listed), [i for i in some if len(listed.intersection(forms[i])) >= _OWN])
+    rare = frozenset(form for form in common if used[form] <= _MOST * len(forms))
+    own_common = [common.intersection(own) for own in forms]
+    listed = [
+        i for i, own in enumerate(own_common) if len(own) > _FEW or (len(rare) > _FEW and len(rare & own) >= _OWN)
+    ]
+    return Alike(len(common), [i for i, own in enumerate(own_common) if own]), Alike(len(common), listed)

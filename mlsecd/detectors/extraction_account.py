@@ -47,7 +47,7 @@ __all__ = ["DETECTOR", "ExtractionAccount", "Params"]
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 
-_SNAPSHOT: Final = 3
+_SNAPSHOT: Final = 4
 _COUNTERS: Final = ("unattributed", "unscored", "mismatched", "retried", "refused")  # rows of each fate
 _WALK: Final = ("AML.T0043.001",)  # Black-Box Optimization of adversarial data
 _ACTION_TOGETHER: Final = (
@@ -269,17 +269,17 @@ class ExtractionAccount(Detector):
 
     def _tell_together(self, group: Together, ts: float) -> Finding:
         """One ticket for all of them."""
-        plan = self._hiding[group.crowd.model]
+        plan, leading = self._hiding[group.model], group.parts[0]
         return self.finding(
             ts=ts,
             subject_kind="model",
             subject=plan.model,
             severity=Severity.LOW,
-            score=group.score,
-            threshold=group.threshold,
+            score=leading.score,
+            threshold=leading.threshold,
             reason=reason_of_together(plan, group),
             evidence=evidence_of_together(plan, group),
-            synthetic=group.crowd.synthetic,
+            synthetic=group.synthetic,
             action=_ACTION_TOGETHER,
         )
 

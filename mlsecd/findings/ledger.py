@@ -226,8 +226,8 @@ def _loudness(found: Finding) -> tuple[int, bool]:
 
 def _gist(found: Finding) -> dict[str, Any]:
     """What weaker evidence says, beside the line that stands."""
-    said = {"severity": str(found.severity), "score": found.score, "threshold": found.threshold, "reason": found.reason}
-    return {key: plain(value) for key, value in said.items()}
+    said = {name: getattr(found, name) for name in ("certified", "score", "threshold", "reason")}
+    return {"severity": str(found.severity), **{name: plain(value) for name, value in said.items()}}
 
 
 def _slim(line: Finding) -> Finding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import logging
 import os
@@ -123,7 +124,9 @@ class Renderer:
     def lane(self, exchange: Any) -> Hashable:
         """Whose record it will be, told without a hash: what is fair is fair by client, and so is what was lost."""
         shown, network = self._shown(exchange)
-        return network if shown is None else shown
+        if shown is None or len(shown[1]) <= _MAX_TEXT:
+            return network if shown is None else shown
+        return shown[0], hashlib.blake2b(shown[1], digest_size=16).digest()  # lanes outlive their requests
 
     def _shown(self, exchange: Any) -> tuple[tuple[str, bytes] | None, str | None]:
         """The credential, where the server did not refuse it, and the caller's address."""

@@ -71,7 +71,7 @@ class Worker:
         self._stopping = threading.Event()
         self._budget = _BURST_SECONDS
         self._sketched: Counter[Hashable] = Counter()
-        self._lost: OrderedDict[Hashable, int] = OrderedDict()  # given up since a client's last record, the latest last
+        self._lost: Counter[Hashable] = Counter()  # given up since a client's last record
         self._fair_since = 0.0
         self._reported: tuple[int, ...] = (0, 0, 0)
         self._trouble = ""
@@ -106,10 +106,10 @@ class Worker:
             self._start()
 
     def _miss(self, lane: Hashable, count: int) -> None:
-        """Note what a client lost; of too many clients, whose last loss was longest ago is forgotten."""
-        self._lost[lane] = self._lost.pop(lane, 0) + count
+        """Note what a client lost; of too many clients, the half that lost least is forgotten."""
+        self._lost[lane] += count
         if len(self._lost) > _MAX_LANES:
-            self._lost.popitem(last=False)
+            self._lost = Counter(dict(self._lost.most_common(_MAX_LANES // 2)))
 
     def _start(self) -> None:
         with self._lock:

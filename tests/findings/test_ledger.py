@@ -130,6 +130,7 @@ def test_weaker_evidence_does_not_take_the_words_of_a_page(strong: dict[str, Any
     assert line.evidence["channels"] == channels
     assert line.evidence["latest"] == {
         "severity": str(weak.get("severity", Severity.MEDIUM)),
+        "certified": False,
         "score": 3.5,
         "threshold": 3.0,
         "reason": "its client is broken",
