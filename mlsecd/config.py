@@ -94,7 +94,7 @@ def _read(reader: TableReader, document: dict[str, Any], name: str) -> Config:
     for key, cls in SECTIONS.items():
         made[key] = reader.struct((key,), document.get(key, {}), cls) or cls()
     made["sources"] = _plugins(reader, document, "sources", plugins.sources())
-    detectors, disabled = _split_enabled(document.get("detectors", {}))
+    detectors, disabled = _split_enabled(reader, document.get("detectors", {}))
     made["detectors"] = _plugins(reader, {"detectors": detectors}, "detectors", plugins.detectors())
     made["disabled"] = disabled
     _share_budget(made)
@@ -126,17 +126,20 @@ def _exemptions(reader: TableReader, tables: Any) -> tuple[Exemption, ...]:
     return tuple(rows)
 
 
-def _split_enabled(tables: Any) -> tuple[Any, frozenset[str]]:
+def _split_enabled(reader: TableReader, tables: Any) -> tuple[Any, frozenset[str]]:
     """Every detector has an ``enabled`` key, and none needs to declare it."""
     if not isinstance(tables, dict):
         return tables, frozenset()
-    off = {name for name, table in tables.items() if isinstance(table, dict) and table.get("enabled") is False}
-    rest = {
-        name: {k: v for k, v in table.items() if not (k == "enabled" and isinstance(v, bool))}
-        if isinstance(table, dict)
-        else table
-        for name, table in tables.items()
-    }
+    rest, off = {}, set()
+    for name, table in tables.items():
+        rest[name] = table
+        if not isinstance(table, dict) or "enabled" not in table:
+            continue
+        rest[name] = {key: value for key, value in table.items() if key != "enabled"}
+        if not isinstance(table["enabled"], bool):
+            reader.problem(("detectors", name), '"enabled": write true or false, without quotes', "enabled")
+        elif not table["enabled"]:
+            off.add(name)
     return rest, frozenset(off)
 
 
@@ -209,7 +212,7 @@ def load(path: str | None, overrides: tuple[str, ...] = ()) -> Config:
         return parse("", "(built-in defaults)", overrides)
     file = Path(path) if path else DEFAULT_PATH
     try:
-        text = file.read_text("utf-8")
+        text = file.read_text("utf-8-sig")  # some editors put a mark before the first byte
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise ConfigError(f"{file}: cannot be read: {why}") from error

@@ -153,3 +153,12 @@ def test_any_text_is_either_a_configuration_or_an_explained_error(text: str) -> 
 def test_lines_are_found(path: tuple[str, ...], line: int | None) -> None:
     text = '[a]\nb = 1\nc.d = 2\n# [nowhere]\n[ "x y" ] # why\n"k" = 3\n'
     assert line_of(text, path) == line
+
+
+def test_a_byte_order_mark_is_no_statement_and_a_switch_is_no_text(tmp_path: Path) -> None:
+    file = tmp_path / "mlsecd.toml"
+    file.write_bytes(b"\xef\xbb\xbf[detectors.gpu_lost]\nenabled = false\n")
+    assert config.load(str(file)).disabled == {"gpu_lost"}
+    file.write_text('\n[detectors.gpu_lost]\nenabled = "false"\n')
+    with pytest.raises(ConfigError, match=r'mlsecd.toml:3: \[detectors.gpu_lost\] "enabled": write true or false'):
+        config.load(str(file))
