@@ -186,6 +186,19 @@ def fold_of(detector: Detector, meters: Meters | None = None) -> Fold:
     return fold
 
 
+def listen(fold: Fold) -> list[Finding]:
+    """Every finding that detectors make from now on, before lives are made of them; the list fills as they come."""
+    found: list[Finding] = []
+    take = fold.ledger.take
+
+    def heard(findings: Iterable[Finding]) -> list[Finding]:
+        found.extend(kept := list(findings))
+        return take(kept)
+
+    fold.ledger.take = heard  # type: ignore[method-assign]
+    return found
+
+
 def lines(fold: Fold, pushes: Iterable[Sequence[Records]], *, finish: bool = True) -> list[dict[str, Any]]:
     """Every finding's line, in an order that does not depend on where an interval was cut."""
     got = [finding.line() for push in pushes for finding in fold.push(push)]

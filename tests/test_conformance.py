@@ -15,16 +15,13 @@ import damage
 import msgspec
 import numpy as np
 import pytest
-from support import Case, Sharded, atoms, fold_of, lines, regroup
+from support import Case, Sharded, atoms, fold_of, lines, listen, regroup
 
 from mlsecd import plugins
 from mlsecd.detectors.base import Detector, Section
-from mlsecd.engines.fold import Fold
 from mlsecd.errors import BaselineError, StateError
 from mlsecd.findings import controls
-from mlsecd.findings.ledger import Ledger
-from mlsecd.meters import Meters
-from mlsecd.records import Finding, Ragged, Records, RequestBatch, SourceStatus
+from mlsecd.records import Ragged, Records, RequestBatch, SourceStatus
 from mlsecd.sinks.metrics_catalog import DETECTOR_GAUGES
 
 NAMES = sorted(plugins.detectors())
@@ -238,18 +235,8 @@ def test_a_clock_set_back_is_no_worse_than_to_begin_anew(name: str) -> None:
 
 def told_of(name: str, early: list[Records], late: list[Records], ahead: float) -> set[tuple[str, str]]:
     """Whom raw findings of the late records are about; the early ones came while the clock was ``ahead``, seconds."""
-    found: list[Finding] = []
-
-    class Ear(Ledger):
-        def take(self, findings: Iterable[Finding]) -> list[Finding]:
-            found.extend(kept := list(findings))
-            return super().take(kept)
-
-    def failed(_detector: Detector, error: Exception) -> None:
-        raise error
-
-    fold = Fold([case(name).make()], Ear(), Meters())
-    fold.on_failed = failed
+    fold = fold_of(case(name).make())
+    found = listen(fold)
     if early:
         fold.push([SourceStatus(ts=when(early[0]) + ahead, source="clock", ok=True)])
         for push in regroup([moved(one, ahead) for one in early], [100] * 1000):

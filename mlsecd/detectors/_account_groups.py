@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from mlsecd.records import RequestBatch, Text
 
-__all__ = ["Groups", "Links", "prefix_of", "read_links", "used"]
+__all__ = ["Groups", "Links", "Prefixes", "prefix_of", "read_links", "used"]
 
 Links = tuple[Annotated[str, Meta(max_length=65_536)], ...]
 
@@ -32,6 +32,21 @@ def prefix_of(address: str) -> str | None:
             return str(ipaddress.ip_network((int(found) >> 64 << 64, 64)))
         found = found.ipv4_mapped
     return str(ipaddress.ip_network((int(found) >> 8 << 8, 24)))
+
+
+class Prefixes:
+    """:func:`prefix_of`, remembered."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str | None] = {}
+
+    def of(self, address: str) -> str | None:
+        """The prefix of an address."""
+        if address not in self._known:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[address] = prefix_of(address)
+        return self._known[address]
 
 
 def read_links(links: Iterable[str]) -> dict[str, str]:
@@ -71,13 +86,13 @@ class Groups:
 
     def __init__(self, links: Iterable[str]) -> None:
         self._links = read_links(links)
-        self._prefixes: dict[str, str | None] = {}
+        self._prefixes = Prefixes()
 
     def of(self, batch: RequestBatch) -> list[list[tuple[str, str]]]:
         """(kind, value) of the groups of each row."""
         found: list[list[tuple[str, str]]] = [[] for _ in range(len(batch))]
         for kind, column, group_of in (
-            ("network", batch.text("network"), self._network),
+            ("network", batch.text("network"), self._prefixes.of),
             ("principal", batch.text("principal"), str),
             ("link", batch.text("client"), self._links.get),
         ):
@@ -89,13 +104,6 @@ class Groups:
                 if value:
                     groups.append((kind, value))
         return found
-
-    def _network(self, address: str) -> str | None:
-        if address not in self._prefixes:
-            if len(self._prefixes) >= _REMEMBERED:
-                self._prefixes.clear()
-            self._prefixes[address] = prefix_of(address)
-        return self._prefixes[address]
 
 
 def used(column: Text) -> dict[int, str]:

@@ -15,7 +15,7 @@ from mlsecd.detectors._campaign_view import CELL_BITS, RING_ROWS, TRAIL, View
 from mlsecd.errors import StateError
 from mlsecd.kernels import Kernels
 from mlsecd.kernels.rings import make_ring
-from mlsecd.windows.recent import Recent
+from mlsecd.windows.recent import Recent, are_queries
 
 __all__ = ["Others", "Sketch", "counts_and_sums"]
 
@@ -141,9 +141,7 @@ class Sketch:
 def _waiting(view: View, codes: Any, labels: Any, keys: Any) -> Pending:
     """Rows of a snapshot that wait to be held against other accounts'."""
     n = len(codes)
-    shapes = (codes.shape, labels.shape, keys.shape)
-    kinds = (codes.dtype, labels.dtype, keys.dtype)
-    if shapes != ((n, view.window_space.dims), (n,), (n,)) or kinds != (np.int8, np.int16, np.uint32) or n > _PENDING:
+    if n > _PENDING or not are_queries(codes, labels, keys, (n, view.window_space.dims), n):
         raise StateError("rows in a snapshot have other coordinates than their baseline")
     return Pending([codes], [labels], [keys], n)
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-__all__ = ["Told"]
+__all__ = ["Told", "is_lately"]
 
 _SUBJECTS_MAX: Final = 4_096
+
+
+def is_lately(then: float, now: float, seconds: float) -> bool:
+    """Whether a moment is less than so long ago; one that lies ahead is not, for the clock was set back since."""
+    return 0.0 <= now - then < seconds
 
 
 @dataclass(slots=True)
@@ -19,7 +24,7 @@ class Told:
     def due(self, subject: str, ts: float, repeat_seconds: float) -> bool:
         """Whether this subject is to be told of now; notes it where it is."""
         last = self.at.get(subject)
-        if last is not None and 0 <= ts - last < repeat_seconds:
+        if last is not None and is_lately(last, ts, repeat_seconds):
             return False
         self.at.pop(subject, None)
         if len(self.at) >= _SUBJECTS_MAX:

@@ -11,14 +11,16 @@ import numpy as np
 from msgspec import Meta
 
 from mlsecd.detectors import _language_fit as fitting
-from mlsecd.detectors._account_groups import prefix_of
+from mlsecd.detectors._account_groups import Prefixes
 from mlsecd.detectors._extraction_budget import BudgetParams
+from mlsecd.detectors._extraction_level import risen
 from mlsecd.detectors._language_account import Account, walk
 from mlsecd.detectors._language_channels import Reference, encode
 from mlsecd.detectors._language_crowds import Crowds, Told
 from mlsecd.detectors._language_resellers import Resellers
 from mlsecd.detectors._language_standing import Calibration, evidence_of, reason_of
 from mlsecd.detectors._parameters_books import TICK, Names, Rooms, Who, subject_of
+from mlsecd.detectors._told import is_lately
 from mlsecd.detectors.base import Detector, DetectorState, Fit, Interval, Maturity, Section, Standing
 from mlsecd.errors import MALFORMED, BaselineError, StateError
 from mlsecd.kernels import Kernels
@@ -28,9 +30,6 @@ from mlsecd.windows.packing import pack, unpack
 __all__ = ["DETECTOR", "ExtractionLanguage", "Params"]
 
 _SNAPSHOT: Final = 2
-_RISE: Final = 1.0  # decades by which a score must have grown to be told again,
-_GROWTH: Final = 0.25  # or this share of itself, if that is more
-_PREFIXES: Final = 65_536  # addresses whose prefix is remembered
 _COUNTERS: Final = ("unattributed", "unscored", "refused")
 _LEARNING: Final = "no baseline: record a week of ordinary requests, then run `mlsecd baseline fit`"
 
@@ -98,7 +97,7 @@ class ExtractionLanguage(Detector):
         self._accounts: Rooms[Account] = Rooms(params.max_clients, params.max_suspects, Account)
         self._resellers = Resellers(params.max_suspects, params.reseller_users, frozenset(params.aggregators))
         self._counts = dict.fromkeys(_COUNTERS, 0)
-        self._prefixes: dict[str, str] = {}  # of addresses seen lately
+        self._prefixes = Prefixes()
 
     def _load(self, section: Section | None) -> list[Reference]:
         if section is None:
@@ -146,17 +145,8 @@ class ExtractionLanguage(Detector):
                 if self._due(account, score, level.threshold, ts):
                     account.told, account.told_ts = max(score, account.told), ts
                     found.append((int(at[i]), self._tell(name, account, score)))
-            account.recent.network = self._network(batch, int(at[which[-1]]))
+            account.recent.network = self._prefixes.of(batch.text("network").at(int(at[which[-1]])) or "") or ""
         return found
-
-    def _network(self, batch: RequestBatch, row: int) -> str:
-        """The prefix of a row's address, empty where it has none."""
-        address = batch.text("network").at(row) or ""
-        if address not in self._prefixes:
-            if len(self._prefixes) >= _PREFIXES:
-                self._prefixes.clear()
-            self._prefixes[address] = prefix_of(address) or ""
-        return self._prefixes[address]
 
     def _enter(self, name: str, ts: float) -> Account | None:
         """An account for rows of one tick, fresh where an epoch begins; ``None``: there is no room."""
@@ -176,8 +166,7 @@ class ExtractionLanguage(Detector):
     def _due(self, account: Account, score: float, threshold: float, ts: float) -> bool:
         if score <= threshold:
             return False
-        risen = score >= account.told + max(_RISE, _GROWTH * account.told)
-        return risen or not 0.0 <= ts - account.told_ts < self.params.repeat_seconds
+        return score >= risen(account.told) or not is_lately(account.told_ts, ts, self.params.repeat_seconds)
 
     def _tell(self, name: str, account: Account, score: float) -> Finding:
         number, _, who = name.partition(":")

@@ -18,6 +18,7 @@ from mlsecd.detectors._parameters_fold import Columns, fold
 from mlsecd.detectors._parameters_groups import Group, Models, pivots, shared_sweeps, sweeping
 from mlsecd.detectors._parameters_rows import ALLOWED, CANARY, HALVING, SIGNS, has_text, signs_of
 from mlsecd.detectors._parameters_rules import CONTROLS, Verdict, judge
+from mlsecd.detectors._told import is_lately
 from mlsecd.detectors.base import Detector, DetectorState, Interval, Maturity, Section, Standing
 from mlsecd.errors import MALFORMED, StateError
 from mlsecd.kernels import Kernels
@@ -179,8 +180,8 @@ class ExtractionParameters(Detector):
                 continue
             told, told_ts = account.told.get(number, (-1, -math.inf))
             rank = verdict.severity.rank
-            due = not 0.0 <= ts - told_ts < self.params.repeat_seconds
-            if (rank > told or due) and (worst is None or rank > worst[0]):
+            due = rank > told or not is_lately(told_ts, ts, self.params.repeat_seconds)
+            if due and (worst is None or rank > worst[0]):
                 worst = (rank, number, verdict)
         if worst is None:
             return None

@@ -9,9 +9,16 @@ from numpy.typing import NDArray
 
 from mlsecd.errors import StateError
 
-__all__ = ["Recent"]
+__all__ = ["Recent", "are_queries"]
 
 _SMALLEST: Final = 32  # rows: most accounts never send more
+
+
+def are_queries(codes: Any, labels: Any, keys: Any, shape: tuple[int, ...], rows: int) -> bool:
+    """Whether arrays of a snapshot hold so many queries: codes of this shape, and a label and a key of each."""
+    shapes = (codes.shape, labels.shape, keys.shape)
+    kinds = (codes.dtype, labels.dtype, keys.dtype)
+    return rows >= 0 and shapes == (shape, (rows,), (rows,)) and kinds == (np.int8, np.int16, np.uint32)
 
 
 class Recent:
@@ -94,9 +101,7 @@ class Recent:
         pushed, codes, labels, keys = dumped
         made = cls(dims, limit)
         held = min(int(pushed), limit)
-        shapes = (codes.shape, labels.shape, keys.shape)
-        kinds = (codes.dtype, labels.dtype, keys.dtype)
-        if held < 0 or shapes != ((dims, held), (held,), (held,)) or kinds != (np.int8, np.int16, np.uint32):
+        if not are_queries(codes, labels, keys, (dims, held), held):
             raise StateError("a window in a snapshot has another shape than its baseline's")
         made.make_room(held)
         made.codes[:, :held] = codes
