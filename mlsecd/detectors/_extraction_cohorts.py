@@ -33,6 +33,14 @@ class Crowd(NamedTuple):
     synthetic: bool
     channel: int
 
+    @classmethod
+    def of(cls, models: Container[int], model: Any, synthetic: Any, channel: Any) -> Crowd:
+        """Out of a snapshot; :class:`~mlsecd.errors.StateError` where it is of none of these models."""
+        made = cls(int(model), bool(int(synthetic)), int(channel))
+        if made.model not in models or not 0 <= made.channel < len(HIDING):
+            raise StateError("who hides in a snapshot is of no model")
+        return made
+
 
 class Lately(NamedTuple):
     """What an account sent lately: completion of its first row; fired and tried of each channel."""
@@ -117,7 +125,7 @@ class Cohorts:
         places = places[known]
         np.minimum.at(self._first_ts, places, first_ts[known])
         np.add.at(self._counts, places, counts[known])
-        np.minimum(self._counts, _MOST, out=self._counts)
+        self._counts[places] = np.minimum(self._counts[places], _MOST)
 
     def _place(self, name: str) -> int:
         """An account's row of this interval; -1: there is no room."""
@@ -186,15 +194,12 @@ class Cohorts:
         made = cls(limit)
         made.refused = int(dumped["refused"])
         lately = _loaded(dumped["lately"], models, 2 * len(HIDING))
-        for model, synthetic, channel, held in dumped["waiting"]:
-            crowd = Crowd(int(model), bool(synthetic), int(channel))
-            if crowd.model not in models or not 0 <= crowd.channel < len(HIDING):
-                raise StateError("who waits in a snapshot is of no model")
-            made._waiting[crowd] = _loaded(held, models, 2)
+        for *crowd, held in dumped["waiting"]:
+            made._waiting[Crowd.of(models, *crowd)] = _loaded(held, models, 2)
         if len(lately) > limit or any(len(held) > _OTHERS for held in made._waiting.values()):
             raise StateError("a snapshot has more accounts than it may")
-        for name, one in lately.items():
-            made.see([name], np.array([one.first_ts]), np.array([one.counts], np.int64))
+        counts = np.array([one.counts for one in lately.values()], np.int64).reshape(-1, 2 * len(HIDING))
+        made.see(list(lately), np.array([one.first_ts for one in lately.values()]), counts)
         return made
 
 

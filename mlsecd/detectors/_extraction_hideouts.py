@@ -14,6 +14,7 @@ from mlsecd.detectors._extraction_books import Books
 from mlsecd.detectors._extraction_cohorts import Cohort, Cohorts, Crowd, Lately, most_of
 from mlsecd.detectors._extraction_hiding import HIDING, HidingPlan
 from mlsecd.detectors._extraction_level import risen
+from mlsecd.detectors._told import is_lately
 from mlsecd.errors import StateError
 from mlsecd.kernels import Kernels
 
@@ -85,19 +86,22 @@ class _Gang:
     untold: set[str] = field(default_factory=set)
 
     def join(self, name: str, now: float, score: float, first_ts: float) -> None:
-        """Take one in; of too many the one with the lowest score goes."""
+        """Take one in."""
         self.scores[name] = now, score, first_ts
         self.untold.add(name)
-        if len(self.scores) > _NAMED:
-            least = min(self.scores, key=lambda one: (self.scores[one][1], one))
-            del self.scores[least]
-            self.untold.discard(least)
 
     def leave(self, now: float) -> None:
         """Forget those who were told of and have done nothing for an hour."""
         self.scores = {
-            name: held for name, held in self.scores.items() if name in self.untold or 0.0 <= now - held[0] < _HOUR
+            name: held for name, held in self.scores.items() if name in self.untold or is_lately(held[0], now, _HOUR)
         }
+
+    def trim(self) -> None:
+        """Of too many those with the lowest scores go."""
+        least = sorted(self.scores, key=lambda one: (self.scores[one][1], one))
+        for name in least[: max(len(least) - _NAMED, 0)]:
+            del self.scores[name]
+            self.untold.discard(name)
 
     def part(self, channel: int, limit: float) -> Part:
         """All of them."""
@@ -176,13 +180,18 @@ class Hideouts:
     def _of_accounts(self, model: int, synthetic: bool, rows: dict[str, int], now: float) -> list[Hider]:
         """Accounts whose counts are beyond what ordinary ones have; those of a gang wait to be told together."""
         alone = []
-        for one in self._due(list(rows), np.array(list(rows.values()), np.int64), model, now):
-            gang = self._gangs.setdefault(Crowd(model, synthetic, one.lead), _Gang())
+        due = self._due(list(rows), np.array(list(rows.values()), np.int64), model, now)
+        gangs = {lead: self._gangs.setdefault(Crowd(model, synthetic, lead), _Gang()) for lead in {d.lead for d in due}}
+        for gang in gangs.values():
             gang.leave(now)
+        for one in due:
+            gang = gangs[one.lead]
             gang.join(one.name, now, float(one.scores[one.lead]), float(one.row["first_ts"]))
             if len(gang.scores) < _MANY:
                 gang.untold.clear()
                 alone.append(one)
+        for gang in gangs.values():
+            gang.trim()
         return alone
 
     def _of_models(self, now: float) -> list[Together]:
@@ -190,8 +199,7 @@ class Hideouts:
         waiting = {crowd for crowd, gang in self._gangs.items() if gang.untold} | self._failing.keys()
         made = []
         for model, synthetic in sorted({crowd[:2] for crowd in waiting}):
-            told_ts = self._told_ts.get((model, synthetic), -math.inf)
-            if 0.0 <= now - told_ts < self._params.repeat_seconds:
+            if is_lately(self._told_ts.get((model, synthetic), -math.inf), now, self._params.repeat_seconds):
                 continue
             self._told_ts[model, synthetic] = now
             parts = []
@@ -222,8 +230,8 @@ class Hideouts:
 
     def _is_due(self, row: Any, channel: int, score: float, now: float) -> bool:
         """Whether a score that goes on is told again."""
-        last = min(float(row["told_ts"][channel]), now)  # the clock may have been set back
-        return score >= risen(float(row["told"][channel])) or now >= last + self._params.repeat_seconds
+        lately = is_lately(float(row["told_ts"][channel]), now, self._params.repeat_seconds)
+        return not lately or score >= risen(float(row["told"][channel]))
 
     def dump(self) -> dict[str, Any]:
         """What a snapshot holds."""
@@ -246,18 +254,19 @@ class Hideouts:
         """
         made = Hideouts(self._plans, self._limits, self._most, self._params, self._kernels)
         for *crowd, cohorts in dumped["lasting"]:
-            made._lasting[self._crowd(*crowd)] = _number(cohorts)
+            made._lasting[Crowd.of(self._plans, *crowd)] = _number(cohorts)
         for model, synthetic, channel, names, accounts, of, *numbers in dumped["failing"]:
-            at = self._crowd(model, synthetic, channel)
+            at = Crowd.of(self._plans, model, synthetic, channel)
             score, threshold, first_ts = map(_number, numbers)
             known = self._names(names)
             made._failing[at] = Part(at.channel, known, int(accounts), int(of), score, threshold, first_ts)
         for model, synthetic, channel, scores, untold in dumped["gangs"]:
             own = {str(name): (_number(ts), _number(score), _number(first)) for name, (ts, score, first) in scores}
-            made._gangs[self._crowd(model, synthetic, channel)] = _Gang(own, set(map(str, untold)))
+            made._gangs[Crowd.of(self._plans, model, synthetic, channel)] = _Gang(own, set(map(str, untold)))
             if len(self._names(own)) > _NAMED or not own.keys() >= set(untold):
                 raise StateError("who hides together in a snapshot are more than there may be")
-        made._told_ts = {self._crowd(model, synthetic, 0)[:2]: _number(ts) for model, synthetic, ts in dumped["told"]}
+        for model, synthetic, ts in dumped["told"]:
+            made._told_ts[Crowd.of(self._plans, model, synthetic, 0)[:2]] = _number(ts)
         made._cohorts = Cohorts.load(self._most, self._plans, dumped["cohorts"])
         made._books = Books.load(self._most, dumped["books"])
         return made
@@ -267,13 +276,7 @@ class Hideouts:
         made = [str(name) for name in names]
         for name in made:
             number, probe, _ = name.split(":", 2)
-            self._crowd(number, probe, 0)
-        return made
-
-    def _crowd(self, model: Any, synthetic: Any, channel: Any) -> Crowd:
-        made = Crowd(int(model), bool(int(synthetic)), int(channel))
-        if made.model not in self._plans or not 0 <= made.channel < len(HIDING):
-            raise StateError("who hides together in a snapshot is of no model")
+            Crowd.of(self._plans, number, probe, 0)
         return made
 
 

@@ -129,10 +129,10 @@ def _with_vectors(references: Sequence[Reference], batch: RequestBatch, kernels:
 
 
 def _without(model: str, blanks: RequestBatch) -> Iterator[tuple[str, F8]]:
-    names, client = blanks.text("model"), blanks.text("client")
+    names, client, missing = blanks.text("model"), blanks.text("client"), lost(blanks)
     at = np.flatnonzero(np.isin(names.codes, [i for i, value in enumerate(names.values) if value == model]))
     for code, places in rows_of(client.codes[at]):
-        unseen = 1.0 + lost(blanks)[at[places]]
+        unseen = 1.0 + missing[at[places]]
         yield client.values[code], _rows(blanks.completion[at[places]], (0.0, 0.0, unseen, unseen))
 
 

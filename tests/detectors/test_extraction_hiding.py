@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import damage
 import numpy as np
 import pytest
 from scipy.stats import betabinom
-from support import fold_of
+from support import fold_of, listen
 
 from mlsecd.detectors import _extraction_fit, _extraction_hiding_fit
 from mlsecd.detectors._extraction_books import Books
@@ -20,11 +19,8 @@ from mlsecd.detectors._extraction_hiding import RETRY, UNSCORED, decades, expect
 from mlsecd.detectors._extraction_hiding_fit import BlankRows
 from mlsecd.detectors.base import Fit, Interval
 from mlsecd.detectors.extraction_account import DETECTOR, ExtractionAccount, Params
-from mlsecd.engines.fold import Fold
 from mlsecd.errors import BaselineError, StateError
-from mlsecd.findings.ledger import Ledger
 from mlsecd.kernels import cpu
-from mlsecd.meters import Meters
 from mlsecd.records import Finding, RequestBatch, Severity, Status
 from tests.detectors.test_extraction_account import (
     ALPHA,
@@ -50,19 +46,8 @@ def joined(*batches: RequestBatch) -> RequestBatch:
 def heard(detector: ExtractionAccount, *batches: RequestBatch, beside: int = 15) -> list[Finding]:
     """Every finding that the detector makes, before lives are made of them; ordinary clients come beside."""
     ordinary = [crowd(np.random.default_rng(41), beside, 80, "beside")] if beside else []
-    found: list[Finding] = []
-
-    class Ear(Ledger):
-        def take(self, findings: Iterable[Finding]) -> list[Finding]:
-            found.extend(kept := list(findings))
-            return super().take(kept)
-
-    fold = Fold([detector], Ear(resolve_after_seconds=900.0, update_after_seconds=60.0, limit=10_000), Meters())
-
-    def failed(_detector: Any, error: Exception) -> None:
-        raise error
-
-    fold.on_failed = failed
+    fold = fold_of(detector)
+    found = listen(fold)
     fold.push([joined(*ordinary, *batches)])
     fold.finish()
     return found
@@ -377,6 +362,19 @@ def test_a_clock_set_back_mutes_nobody_who_hides_together() -> None:
         found = detector.close(Interval(start, start + 120.0), sorted(detector.states()))
         assert {one.subject_kind for one in found} == {"client", "model"}
         assert sum(name.startswith(f"{start}") for name in found[-1].evidence["clients"]) == 12
+
+
+def test_a_clock_set_back_within_an_accounts_epoch_does_not_keep_its_ticket_waiting() -> None:
+    rng = np.random.default_rng(14)
+    detector = make()
+    told_at = []
+    for start in (0.0, 7_200.0, 3_600.0):
+        hiding = batch(*queries(rng, 60), "thief", start=start + 0.3, step=2.0, features=None)
+        calm = [batch(*queries(rng, 60), f"c{i}", start=start + i / 60, step=2.0) for i in range(20)]
+        detector.observe(joined(hiding, *calm))
+        found = detector.close(Interval(start, start + 120.0), sorted(detector.states()))
+        told_at += [one.ts for one in found if one.subject == "thief"]
+    assert told_at == [120.0, 7_320.0, 3_720.0]
 
 
 def test_those_told_together_are_of_one_kind() -> None:
