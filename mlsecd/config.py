@@ -7,13 +7,14 @@ import socket
 import tomllib
 from importlib import util
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from mlsecd import floors, plugins
 from mlsecd.config_reader import TableReader
 from mlsecd.config_sections import SECTIONS, Budget, Daemon, Exemption, Findings, Floors, Fold, Sinks, Web
+from mlsecd.detectors._launches import Launch
 from mlsecd.detectors.base import Params as DetectorParams
 from mlsecd.errors import ConfigError
 from mlsecd.sources.base import Params as SourceParams
@@ -22,6 +23,8 @@ __all__ = ["Config", "Exemption", "load", "parse"]
 
 DEFAULT_PATH: Final = Path("/etc/mlsecd/mlsecd.toml")
 _LAST_YEAR: Final = 2100
+
+_Row = TypeVar("_Row", bound=msgspec.Struct)
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +38,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     web: Web = Web()
     floors: Floors = Floors()
     exceptions: tuple[Exemption, ...] = ()
+    launches: tuple[Launch, ...] = ()
     sources: dict[str, SourceParams] = {}
     detectors: dict[str, DetectorParams] = {}
     disabled: frozenset[str] = frozenset()  # names of detectors that are switched off
@@ -87,7 +91,7 @@ def parse(text: str, name: str = "mlsecd.toml", overrides: tuple[str, ...] = ())
 
 def _read(reader: TableReader, document: dict[str, Any], name: str) -> Config:
     made: dict[str, Any] = {"path": name}
-    known = [*SECTIONS, "sources", "detectors", "exceptions"]
+    known = [*SECTIONS, "sources", "detectors", "exceptions", "launches"]
     for key in document:
         if key not in known:
             reader.unknown((), key, known, "table")
@@ -101,16 +105,22 @@ def _read(reader: TableReader, document: dict[str, Any], name: str) -> Config:
     _set_floors(reader, made)
     if made["daemon"].kernels == "cuda" and util.find_spec("numba_cuda") is None:
         reader.problem(("daemon",), '"kernels": CUDA needs `pip install "mlsecd[cuda]"`; or use "auto"', "kernels")
-    made["exceptions"] = _exemptions(reader, document.get("exceptions", []))
+    made["exceptions"] = _exemptions(reader, document)
+    made["launches"] = _rows(reader, document, "launches", Launch)
+    _hand_down_launches(made)
     return Config(**made)
 
 
-def _exemptions(reader: TableReader, tables: Any) -> tuple[Exemption, ...]:
-    at = ("exceptions",)
+def _rows(reader: TableReader, document: dict[str, Any], key: str, cls: type[_Row]) -> tuple[_Row, ...]:
+    tables = document.get(key, [])
     if not isinstance(tables, list):
-        reader.problem((), '"exceptions" must be an array of tables: [[exceptions]]', "exceptions")
+        reader.problem((), f'"{key}" must be an array of tables: [[{key}]]', key)
         return ()
-    rows = [row for row in (reader.struct(at, table, Exemption) for table in tables) if row is not None]
+    return tuple(row for row in (reader.struct((key,), table, cls) for table in tables) if row is not None)
+
+
+def _exemptions(reader: TableReader, document: dict[str, Any]) -> tuple[Exemption, ...]:
+    at, rows = ("exceptions",), _rows(reader, document, "exceptions", Exemption)
     for row in rows:
         if row.detector not in plugins.detectors():
             reader.unknown(at, row.detector, list(plugins.detectors()), "detector")
@@ -123,7 +133,7 @@ def _exemptions(reader: TableReader, tables: Any) -> tuple[Exemption, ...]:
                 reader.problem(
                     at, f'"expires": {row.expires} is no expiry: name a day by which to look again', "expires"
                 )
-    return tuple(rows)
+    return rows
 
 
 def _split_enabled(reader: TableReader, tables: Any) -> tuple[Any, frozenset[str]]:
@@ -181,6 +191,14 @@ def _set_floors(reader: TableReader, made: dict[str, Any]) -> None:
     for name, rows in wanted.items():
         params = made["detectors"][name]
         made["detectors"][name] = msgspec.structs.replace(params, floors=(*params.floors, *getattr(held, rows)))
+
+
+def _hand_down_launches(made: dict[str, Any]) -> None:
+    """Tell the detectors that look at accounts what was announced."""
+    for name, params in made["detectors"].items():
+        if hasattr(params, "launches"):
+            rows = (*params.launches, *made["launches"])
+            made["detectors"][name] = msgspec.structs.replace(params, launches=rows)
 
 
 def _set(document: dict[str, Any], override: str) -> None:

@@ -35,6 +35,15 @@ EXCEPTIONS = """\
 # expires = "2027-01-31"
 """
 
+LAUNCHES = """\
+# A launch is announced for a month at the most: what accounts that are first seen in it send may be new to the
+# model, and is told as info. Whoever varies queries again and again is told as ever.
+# [[launches]]
+# model = "*"                      # the model, or a glob over its name
+# begins = "2027-01-11"            # its first day (UTC)
+# ends = "2027-01-24"              # its last: fit the baseline again by then
+# reason = "scanner app 2.0, J. Doe, ticket 4712"
+"""
 
 _TYPICAL = {str: '"..."', int: "0", float: "0.0", bool: "false"}
 
@@ -171,7 +180,7 @@ def text() -> str:
         parts.append(
             f"# {detector.summary}\n" + "\n".join(table(f"detectors.{name}", detector.Params, extra=on)) + "\n"
         )
-    parts.append(EXCEPTIONS)
+    parts += [EXCEPTIONS, LAUNCHES]
     return "\n".join(parts)
 
 

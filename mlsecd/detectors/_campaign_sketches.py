@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlsecd.detectors._campaign_view import CELL_BITS, RING_ROWS, TRAIL, View
+from mlsecd.detectors._seasons import Course, Past
 from mlsecd.errors import StateError
 from mlsecd.kernels import Kernels
 from mlsecd.kernels.rings import make_ring
@@ -36,8 +37,8 @@ class Pending:
 
 
 @dataclass(slots=True)
-class Sketch:
-    """One account in the current epoch.
+class Sketch(Past):
+    """One account in the current epoch, and its past.
 
     Attributes
     ----------
@@ -81,6 +82,7 @@ class Sketch:
         rows.values[start:stop, -3] = (kinds >> 1 & 1) * (kinds > 0)
         if not self.rows:
             self.first_ts = float(rows.ts[start])
+        self.born = min(self.born, float(rows.ts[start]))
         self.last_ts = float(rows.ts[stop - 1])
         self.rows += stop - start
         self.count += kernels.add_rows(rows.values, rows.kinds, start, stop, self.sums)
@@ -110,7 +112,7 @@ class Sketch:
         """What a snapshot holds."""
         waiting = self.pending
         held = [np.concatenate(part) if part else None for part in (waiting.codes, waiting.labels, waiting.keys)]
-        numbers = [self.count, self.rows, self.first_ts, self.last_ts]
+        numbers = [self.count, self.rows, self.first_ts, self.last_ts, self.born, self.course]
         return [self.recent.dump(), self.sums, self.cells, numbers, list(self.groups.items()), held]
 
     @classmethod
@@ -122,16 +124,18 @@ class Sketch:
         StateError
             It is of another shape.
         """
-        recent, sums, cells, (count, rows, first_ts, last_ts), groups, held = dumped
+        recent, sums, cells, (count, rows, first_ts, last_ts, born, course), groups, held = dumped
         made = cls.new(view)
-        if sums.shape != made.sums.shape or cells.shape != made.cells.shape:
+        pairs = ((sums, made.sums), (cells, made.cells))
+        if any(one.shape != like.shape or one.dtype != like.dtype for one, like in pairs):
             raise StateError("accounts in a snapshot have other coordinates than their baseline")
         made.recent = Recent.load(view.window_space.dims, TRAIL, recent)
-        made.sums, made.cells = sums.astype(np.int64), cells.astype(np.uint8)
+        made.sums, made.cells = sums, cells
         made.count, made.rows = int(count), int(rows)
         made.first_ts, made.last_ts = float(first_ts), float(last_ts)
+        made.born, made.course = float(born), Course(course)
         made.groups = {str(kind): str(value) for kind, value in groups}
-        if made.count < 0 or made.rows < made.count or not math.isfinite(made.first_ts + made.last_ts):
+        if made.count < 0 or made.rows < made.count or not math.isfinite(made.first_ts + made.last_ts + made.born):
             raise StateError("accounts in a snapshot have no counts")
         if held[0] is not None:
             made.pending = _waiting(view, *held)

@@ -57,11 +57,12 @@ class Campaign:
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """Accounts that moved together, and do nothing that an attacker does."""
+    """Accounts that moved together, and do nothing that an attacker does, or nothing else that is not explained."""
 
     accounts: int
     value: float
     threshold: float
+    why: str = ""  # it is explained
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,11 @@ class Crowd:
     names: Sequence[str]
     sketches: Sequence[Sketch]
 
+    def only(self, kept: Mask) -> Crowd:
+        """Some of them."""
+        at = np.flatnonzero(kept).tolist()
+        return replace(self, names=[self.names[i] for i in at], sketches=[self.sketches[i] for i in at])
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -81,14 +87,17 @@ class Verdict:
     Attributes
     ----------
     shift
-        Only where there is no campaign.
+        Only where there is no campaign, or it is explained.
     moving
         Whether those move together whom no campaign names.
+    odd
+        bool[A], accounts whose inputs are odd: what a season or a launch makes.
     """
 
     campaigns: list[Campaign]
     shift: Shift | None
     moving: bool
+    odd: Mask
 
 
 def judge(crowd: Crowd, level: float, kernels: Kernels) -> Verdict:
@@ -108,7 +117,8 @@ def judge(crowd: Crowd, level: float, kernels: Kernels) -> Verdict:
     campaigns = campaigns or likely
     campaigns += _by_group(crowd, replace(teller, level=level), campaigns)
     moving = shift is not None and (not campaigns or _rest_moves(crowd, teller, campaigns))
-    return Verdict(campaigns, None if campaigns else shift, moving)
+    odd = odd_in(seen.tails, teller.names, (*ODDNESS, *DISTANCE))
+    return Verdict(campaigns, None if campaigns else shift, moving, odd)
 
 
 def _rest_moves(crowd: Crowd, teller: Teller, campaigns: list[Campaign]) -> bool:

@@ -80,6 +80,8 @@ def reason_of(group: Campaign, evidence: dict[str, Any]) -> str:
 
 def reason_of_shift(shift: Shift, model: str, active: int) -> str:
     """One line in plain words."""
+    if shift.why:
+        return f'{shift.accounts} of {active} accounts changed together on model "{model}": {shift.why}'
     return (
         f'{shift.accounts} of {active} accounts changed together on model "{model}", and nothing they do is what an '
         f"attacker does: a season, a launch or a new customer rather than a campaign"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlsecd.detectors._seasons import DAY, Course, Past
 from mlsecd.errors import StateError
 from mlsecd.windows.keyed import Keyed
 from mlsecd.windows.recent import Recent
@@ -23,7 +24,7 @@ _SUSPECT: Final = 1.0
 
 
 @dataclass(slots=True)
-class Account:
+class Account(Past):
     """Counts of one account in its epoch; small, so that there may be many.
 
     Attributes
@@ -54,6 +55,10 @@ class Account:
     def new(cls, channels: int) -> Account:
         """An account without rows."""
         return cls(np.zeros(2, np.int64), np.zeros((2, channels), np.int16), np.zeros(channels))
+
+    def times(self) -> tuple[float, ...]:
+        """Those of a snapshot, and between them what was told."""
+        return self.started, self.first_ts, self.told, self.told_ts, self.born
 
 
 class Accounts:
@@ -103,7 +108,7 @@ class Accounts:
             account.tally[:] = 0
             account.best[:] = 0.0
             account.told, account.told_ts = -np.inf, -np.inf
-        account.started = min(account.started, tick)  # later only where the clock was set back
+        account.started, account.born = min(account.started, tick), min(account.born, first_ts)  # unless set back
         if account.told_ts >= tick + TICK:
             account.told_ts = -np.inf
         if not account.seen[0]:
@@ -112,10 +117,16 @@ class Accounts:
         recent = self._hot.touch(name, tick)
         return account, Recent(self._shape(name)[0], 0) if recent is None else recent
 
+    def seen(self, now: float) -> Iterator[tuple[str, float, Account]]:
+        """Accounts of the last day, and the tick in which each came last."""
+        for name, tick, account in self._cold.dump():
+            if now - tick * TICK < DAY:
+                yield name, tick * TICK, account
+
     def dump(self) -> dict[str, Any]:
         """What a snapshot holds."""
         cold = [
-            (name, tick, [one.seen, one.tally, one.best, one.started, one.first_ts, one.told, one.told_ts])
+            (name, tick, [one.seen, one.tally, one.best, one.course, *one.times()])
             for name, tick, one in self._cold.dump()
         ]
         hot = [(name, tick, recent.dump()) for name, tick, recent in self._hot.dump()]
@@ -146,13 +157,14 @@ class Accounts:
 
     def _account(self, dumped: list[Any]) -> Account:
         """One account out of a snapshot."""
-        seen, tally, best, *times = dumped
+        seen, tally, best, course, *times, born = dumped
         made, like = Account(seen, tally, best, *map(float, times)), Account.new(self._channels)
+        made.course, made.born = Course(course), float(born)
         pairs = ((seen, like.seen), (tally, like.tally), (best, like.best))
         if any(one.shape != other.shape or one.dtype != other.dtype for one, other in pairs):
             raise StateError("accounts in a snapshot have other channels")
         counts = 0 <= seen[1] <= seen[0] and bool(((tally[0] >= 0) & (tally[0] <= tally[1])).all())
-        finite = math.isfinite(made.started + made.first_ts) and bool(np.isfinite(best).all())
+        finite = math.isfinite(made.started + made.first_ts + made.born) and bool(np.isfinite(best).all())
         if not counts or not finite or not made.told < math.inf or not made.told_ts < math.inf:
             raise StateError("accounts in a snapshot have no counts")
         return made

@@ -100,8 +100,8 @@ def evidence_of(reference: Reference, level: Level, account: Account, window: in
     }
 
 
-def reason_of(evidence: dict[str, Any], level: Level, *, certified: bool) -> str:
-    """One line in plain words."""
+def reason_of(evidence: dict[str, Any], level: Level, *, certified: bool, excuse: str | None) -> str:
+    """One line in plain words; ``excuse``: what explains all of it."""
     leading = evidence["channels"][0]
     repeats = evidence["queries"] - evidence["distinct_queries"]
     purpose = "searches for adversarial inputs" if is_walk(evidence) else "copies it"
@@ -110,6 +110,8 @@ def reason_of(evidence: dict[str, Any], level: Level, *, certified: bool) -> str
         f'are expected: it probes model "{evidence["model"]}" as one who {purpose} does'
     )
     aside = f" ({repeats} exact repeats not counted)" if repeats else ""
+    if excuse is not None:
+        return f"{told}{aside}; but {excuse}"
     n = evidence["calibration_clients"]
     if certified:
         promise = f"an ordinary client gets here with a chance of {100 * level.level:.2g}%"

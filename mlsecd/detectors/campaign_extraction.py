@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import defaultdict
 from collections.abc import Iterable
 from operator import itemgetter
 from typing import Annotated, Any, ClassVar, Final
@@ -14,6 +15,7 @@ from msgspec import Meta
 from mlsecd.detectors import _campaign_fit as fitting
 from mlsecd.detectors import base
 from mlsecd.detectors._account_groups import Groups, Links, read_links
+from mlsecd.detectors._campaign_excuses import excuse_of, excused
 from mlsecd.detectors._campaign_memory import LOOKS, Memory
 from mlsecd.detectors._campaign_null import Null
 from mlsecd.detectors._campaign_rehearsal import rehearse
@@ -24,8 +26,10 @@ from mlsecd.detectors._campaign_view import RING_ROWS, View
 from mlsecd.detectors._campaign_words import evidence_of, reason_of, reason_of_shift
 from mlsecd.detectors._extraction_calibration import MIN_QUERIES
 from mlsecd.detectors._extraction_fit import NEEDED
-from mlsecd.detectors._extraction_groups import Group, groups_of, route
+from mlsecd.detectors._extraction_groups import Group, crowd_of, crowds_of, groups_of, route
 from mlsecd.detectors._extraction_state import TICK
+from mlsecd.detectors._launches import Launch, Launches
+from mlsecd.detectors._seasons import DAY, Seasons
 from mlsecd.detectors._waiting import WAITING_MAX, Waiting
 from mlsecd.detectors.base import Detector, DetectorState, Fit, Interval, Maturity, Section, Standing
 from mlsecd.errors import MALFORMED, BaselineError, StateError
@@ -36,8 +40,7 @@ from mlsecd.windows.packing import pack, unpack
 
 __all__ = ["DETECTOR", "CampaignExtraction", "Params"]
 
-_SNAPSHOT: Final = 3
-_DAY: Final = 86_400.0
+_SNAPSHOT: Final = 4
 _WEEK: Final = 604_800.0
 _DEFAULT_SHARE: Final = 0.25  # false alarms a week, where the configuration hands down none
 _NEEDED: Final = (*NEEDED, "network", "principal", "synthetic")
@@ -54,11 +57,14 @@ class Params(base.Params, frozen=True):
     epoch_seconds: Annotated[
         float,
         Meta(ge=3_600, le=_WEEK, description="accounts are summed up over this event time, and looked at 24 times"),
-    ] = _DAY
+    ] = DAY
     max_models: Annotated[int, Meta(ge=1, le=64, description="models that a baseline holds, largest first")] = 8
     max_clients: Annotated[int, Meta(ge=10, le=1_000_000, description="accounts with a sketch, 3 KiB each")] = 20_000
     links: Annotated[
         Links, Meta(max_length=10_000, description="groups that you know of, as lines of CSV: a name, then its clients")
+    ] = ()
+    launches: Annotated[
+        tuple[Launch, ...], Meta(max_length=100, description="announced launches, beside those of [[launches]]")
     ] = ()
     max_compared_rows: Annotated[
         int,
@@ -120,6 +126,7 @@ class CampaignExtraction(Detector):
         self._counts = {"unscored": 0, "refused": 0}
         self._waiting = Waiting(_NEEDED)
         self._groups = Groups(params.links)
+        self._launches, self._seasons = Launches(params.launches), Seasons()
         for view, null in zip(self._views, self._nulls, strict=True):
             rehearse(view, null, kernels)
 
@@ -207,9 +214,11 @@ class CampaignExtraction(Detector):
 
     def _judge(self, now: float, accounts: list[tuple[str, Sketch]]) -> list[Finding]:
         crowds: dict[str, list[tuple[str, Sketch]]] = {}
+        seen: dict[str, list[tuple[float, Sketch]]] = defaultdict(list)
         for name, sketch in accounts:
+            seen[crowd_of(name)].append((sketch.last_ts, sketch))
             if sketch.count >= MIN_QUERIES:
-                crowds.setdefault(_crowd(name), []).append((name, sketch))
+                crowds.setdefault(crowd_of(name), []).append((name, sketch))
         found: list[Finding] = []
         self._memory.shifted = {}
         for key, members in sorted(crowds.items()):
@@ -217,6 +226,12 @@ class CampaignExtraction(Detector):
             names, sketches = [name for name, _ in members], [sketch for _, sketch in members]
             crowd = Crowd(self._views[number], self._nulls[number], names, sketches)
             verdict = judge(crowd, self._level, self.kernels)
+            for sketch, odd in zip(sketches, verdict.odd.tolist(), strict=True):
+                sketch.judged(now, odd=odd)
+            self._seasons.look(key, seen[key], now)
+            excuse = excuse_of(self._seasons.of(key), self._launches.of(crowd.view.model, now))
+            if excuse is not None:
+                verdict = excused(verdict, crowd, excuse, self._level, self.kernels)
             held = dict(members)
             found += [self._tell(now, one, held, crowd, synthetic=key.endswith(":1")) for one in verdict.campaigns]
             self._memory.looked(key, moving=verdict.moving)
@@ -227,7 +242,7 @@ class CampaignExtraction(Detector):
     def _tell(self, now: float, group: Campaign, held: dict[str, Sketch], crowd: Crowd, *, synthetic: bool) -> Finding:
         """A campaign, under the name that it was told by before if it goes on."""
         # near-duplicates or mere distance, or oddness while everybody has been moving for half a day: alone a ticket
-        doubtful = {*LOOKALIKES, *DISTANCE, *(ODDNESS if self._memory.moving(_crowd(group.members[0])) else ())}
+        doubtful = {*LOOKALIKES, *DISTANCE, *(ODDNESS if self._memory.moving(crowd_of(group.members[0])) else ())}
         name, earlier = self._memory.name(group.members, now)
         sketches = [held[member] for member in group.members]
         evidence = evidence_of(group, sketches, crowd.view.model, crowd.view.view, len(crowd.names))
@@ -290,6 +305,7 @@ class CampaignExtraction(Detector):
             "others": [others.dump() for others in self._others],
             "clock": [self._epoch, self._look],
             "memory": self._memory.dump(),
+            "seasons": self._seasons.dump(),
             "counts": [*self._counts.values(), self._sketches.evicted, self._sketches.refused, self._sketches.kept],
         }
         return pack(_SNAPSHOT, state)
@@ -309,6 +325,7 @@ class CampaignExtraction(Detector):
             clock = None if epoch is None else float(epoch), int(look)
             unscored, refused, evicted, turned_away, kept = map(int, state["counts"])
             memory = Memory.load(self.params.max_clients, self.params.epoch_seconds, state["memory"])
+            seasons = Seasons.load(state["seasons"], crowds_of(len(self._views)))
             if clock[0] is not None and not math.isfinite(clock[0]):
                 raise StateError("the looks in a snapshot have no beginning")
             self._sketches.load(sketches, kept)
@@ -316,7 +333,7 @@ class CampaignExtraction(Detector):
             raise StateError(f"a snapshot of {self.name} is damaged: {error}") from error
         self._waiting.take()
         self._sketches.evicted, self._sketches.refused = evicted, turned_away
-        (self._epoch, self._look), self._others, self._memory = clock, others, memory
+        (self._epoch, self._look), self._others, self._memory, self._seasons = clock, others, memory, seasons
         self._counts = {"unscored": unscored, "refused": refused}
 
     def _fingerprint(self) -> str:
@@ -341,12 +358,6 @@ def _is_known(sketch: Sketch) -> bool:
 
 def _number(name: str) -> int:
     return int(name.partition(":")[0])
-
-
-def _crowd(name: str) -> str:
-    """Accounts are held against those of the same view, and synthetic ones against synthetic ones."""
-    number, synthetic, _ = name.split(":", 2)
-    return f"{number}:{synthetic}"
 
 
 DETECTOR = CampaignExtraction

@@ -19,7 +19,8 @@ from mlsecd.detectors._extraction_budget import BudgetParams
 from mlsecd.detectors._extraction_calibration import MIN_QUERIES
 from mlsecd.detectors._extraction_channels import Reference
 from mlsecd.detectors._extraction_cohorts import Lately
-from mlsecd.detectors._extraction_groups import Group, compile_for, groups_of, route
+from mlsecd.detectors._extraction_excuses import Excuses
+from mlsecd.detectors._extraction_groups import Group, compile_for, crowds_of, groups_of, route
 from mlsecd.detectors._extraction_hideouts import Hideouts, Hider, Together
 from mlsecd.detectors._extraction_hiding import HidingPlan, answered, lost
 from mlsecd.detectors._extraction_level import Level, risen
@@ -34,6 +35,7 @@ from mlsecd.detectors._extraction_words import (
     reason_of_hiding,
     reason_of_together,
 )
+from mlsecd.detectors._seasons import Seasons
 from mlsecd.detectors._sections import left_out_of
 from mlsecd.detectors.base import Detector, DetectorState, Fit, Interval, Maturity, Section, Standing
 from mlsecd.errors import MALFORMED, BaselineError, StateError
@@ -47,12 +49,16 @@ __all__ = ["DETECTOR", "ExtractionAccount", "Params"]
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 
-_SNAPSHOT: Final = 4
+_SNAPSHOT: Final = 5
 _COUNTERS: Final = ("unattributed", "unscored", "mismatched", "retried", "refused")  # rows of each fate
 _WALK: Final = ("AML.T0043.001",)  # Black-Box Optimization of adversarial data
 _ACTION_TOGETHER: Final = (
     "Look at the tap and the gateway in front of this model first: do they send a vector, and a hash of its own for "
     "each body? If they do, look at what the named accounts have in common, and limit them together."
+)
+_ACTION_EXCUSED: Final = (
+    "Nothing to stop. If the change is here to stay, record a week and fit the baseline again: until then a thief who "
+    "sends such inputs looks the same."
 )
 _LEARNING: Final = "no baseline: record a week of ordinary requests, then run `mlsecd baseline fit`"
 
@@ -117,6 +123,8 @@ class ExtractionAccount(Detector):
         self._shapes = [(one.window_space.dims, len(one.plan.near) - 1) for one in self._references]
         channels = len(kernels.CHANNELS) if self._references else 0
         self._accounts = Accounts(params.max_clients, params.max_hot_clients, channels, self._shape)
+        singles = kernels.CHANNELS.index("knn") if self._references else 0
+        self._excuses = Excuses(params.launches, models, singles)
         self._counts = dict.fromkeys(_COUNTERS, 0)
         self._mismatch_run = 0
         self._gates = np.array([0.0, 0.0, 0.0, MIN_QUERIES])
@@ -244,7 +252,8 @@ class ExtractionAccount(Detector):
         return self._hideouts.take()
 
     def close(self, interval: Interval, states: Iterable[tuple[str, Any]]) -> list[Finding]:
-        """Judge what hides, where enough accounts have come to tell whose doing it is."""
+        """Judge what hides, where enough accounts have come to tell whose doing it is, and whether most have turned."""
+        self._excuses.look(interval.start, interval.end, self._accounts.seen(interval.end))
         return [
             self._tell_together(one, interval.end) if isinstance(one, Together) else self._tell_hider(one, interval.end)
             for one in self._hideouts.judge(states, interval.end)
@@ -298,16 +307,19 @@ class ExtractionAccount(Detector):
         number, synthetic, client = name.split(":", 2)
         reference, level = self._references[int(number)], self._calibration.levels[int(number)]
         evidence = evidence_of(reference, level, account, len(recent), self.kernels)
+        excuse = self._excuses.of(name, account, level.ticket, account.told_ts)
+        pages = level.pages(score) and excuse is None
         found = self.finding(
             ts=account.told_ts,
             subject_kind="client",
             subject=client,
-            severity=Severity.HIGH if level.pages(score) else Severity.LOW,
+            severity=Severity.HIGH if pages else Severity.LOW if excuse is None else Severity.INFO,
             score=score,
-            threshold=level.threshold if level.pages(score) else level.ticket,
-            reason=reason_of(evidence, level, certified=level.pages(score)),
+            threshold=level.threshold if pages else level.ticket,
+            reason=reason_of(evidence, level, certified=pages, excuse=excuse),
             evidence=evidence,
-            certified=level.pages(score),
+            action=None if excuse is None else _ACTION_EXCUSED,
+            certified=pages,
             synthetic=synthetic == "1",
         )
         return dataclasses.replace(found, atlas=_WALK, owasp=()) if is_walk(evidence) else found
@@ -324,7 +336,11 @@ class ExtractionAccount(Detector):
         }
         if not self._references:
             return Standing(DetectorState.LEARNING, _LEARNING, gauges)
-        return Standing(*self._calibration.state(self._mismatch_run), gauges | self._calibration.gauges())
+        state, why = self._calibration.state(self._mismatch_run)
+        season = self._excuses.state()
+        if season and state is DetectorState.ARMED:
+            state, why = DetectorState.SHIFTED, "; ".join(filter(None, (season, why)))
+        return Standing(state, why, gauges | self._calibration.gauges())
 
     def snapshot(self) -> bytes:
         """Accounts, windows and counters, bound to the baseline's calibration."""
@@ -334,6 +350,7 @@ class ExtractionAccount(Detector):
             "mismatch_run": self._mismatch_run,
             "accounts": self._accounts.dump(),
             "hideouts": self._hideouts.dump(),
+            "seasons": self._excuses.seasons.dump(),
         }
         return pack(_SNAPSHOT, state)
 
@@ -346,10 +363,11 @@ class ExtractionAccount(Detector):
             counts = dict(zip(_COUNTERS, map(int, state["counts"]), strict=True))
             run = int(state["mismatch_run"])
             accounts, hideouts = self._accounts.loaded(state["accounts"]), self._hideouts.loaded(state["hideouts"])
+            seasons = Seasons.load(state["seasons"], crowds_of(len(self._references)))
         except MALFORMED as error:
             raise StateError(f"a snapshot of {self.name} is damaged: {error}") from error
         self._counts, self._mismatch_run = counts, run
-        self._accounts, self._hideouts = accounts, hideouts
+        self._accounts, self._hideouts, self._excuses.seasons = accounts, hideouts, seasons
 
     def _fingerprint(self) -> str:
         """What the counts were counted against."""
