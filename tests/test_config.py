@@ -111,6 +111,25 @@ def test_what_would_fail_only_later_is_told_now() -> None:
     assert "not valid TOML" in problems("x = " + "[" * 5000)[0]
 
 
+def test_announced_launches_are_handed_down_to_those_who_look_at_accounts() -> None:
+    row = '[[launches]]\nmodel = "faces"\nbegins = "2027-01-11"\nends = "2027-01-24"\nreason = "scanner 2.0"\n'
+    made = config.parse(row)
+    (launch,) = made.launches
+    told = {name for name, params in made.detectors.items() if getattr(params, "launches", ()) == (launch,)}
+    assert told == {"extraction_account", "extraction_language", "campaign_extraction"}
+    assert problems("launches = 3\n") == ['mlsecd.toml:1: "launches" must be an array of tables: [[launches]]']
+    for wrong, line, words in (
+        (row.replace("2027-01-24", "2027-01-10"), 1, "a launch lasts 1 to 31 days, and this one 0"),
+        (row.replace("2027-01-24", "2027-03-24"), 1, "a launch lasts 1 to 31 days, and this one 73"),
+        (row.replace("01-24", "01-32"), 1, "day is out of range for month"),
+        (row.replace('"2027-01-24"', '"soon"'), 4, '"ends": must be its last day, 31 days at most'),
+        (row.replace("ends", "expires"), 4, 'unknown key "expires"'),
+    ):
+        (problem, *_) = problems(wrong)
+        assert problem.startswith(f"mlsecd.toml:{line}: [launches]"), problem
+        assert words in problem
+
+
 def test_a_missing_file_is_told_plainly(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         config.load(str(tmp_path / "none.toml"))

@@ -43,14 +43,19 @@ def excused(verdict: Verdict, crowd: Crowd, excuse: Excuse, level: float, kernel
         return verdict
     named = {name for one in explained for name in one.members}
     aside = covered & (verdict.odd | np.array([name in named for name in crowd.names]))
+    others = [one for one in judge(crowd.only(~aside), level, kernels).campaigns if not _is_of(new, one)]
+    # too few without those, and yet most of it
+    others = others or [one for one in explained if not _is_of(new, one)]
     told = [one for one in verdict.campaigns if one not in explained]
     known = {name for one in told for name in one.members}
-    for one in judge(crowd.only(~aside), level, kernels).campaigns:
-        theirs = _is_odd_alone(one) and len(new.intersection(one.members)) >= _MOST * len(one.members)
-        if not theirs and not known.issuperset(one.members):
-            told.append(one)
+    told += [one for one in others if not known.issuperset(one.members)]
     shift = Shift(int(aside.sum()), explained[0].value, explained[0].threshold, excuse.why)
     return replace(verdict, campaigns=told, shift=shift, moving=True)
+
+
+def _is_of(new: set[str], one: Campaign) -> bool:
+    """Whether a campaign is odd alone, and most of its accounts are explained."""
+    return _is_odd_alone(one) and len(new.intersection(one.members)) >= _MOST * len(one.members)
 
 
 def _is_odd_alone(one: Campaign) -> bool:

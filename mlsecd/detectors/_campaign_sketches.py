@@ -112,7 +112,7 @@ class Sketch(Past):
         """What a snapshot holds."""
         waiting = self.pending
         held = [np.concatenate(part) if part else None for part in (waiting.codes, waiting.labels, waiting.keys)]
-        numbers = [self.count, self.rows, self.first_ts, self.last_ts, self.born, self.course]
+        numbers = [self.count, self.rows, self.first_ts, self.last_ts, self.born, self.judged_at, self.course]
         return [self.recent.dump(), self.sums, self.cells, numbers, list(self.groups.items()), held]
 
     @classmethod
@@ -124,7 +124,7 @@ class Sketch(Past):
         StateError
             It is of another shape.
         """
-        recent, sums, cells, (count, rows, first_ts, last_ts, born, course), groups, held = dumped
+        recent, sums, cells, (count, rows, first_ts, last_ts, born, judged_at, course), groups, held = dumped
         made = cls.new(view)
         pairs = ((sums, made.sums), (cells, made.cells))
         if any(one.shape != like.shape or one.dtype != like.dtype for one, like in pairs):
@@ -133,9 +133,10 @@ class Sketch(Past):
         made.sums, made.cells = sums, cells
         made.count, made.rows = int(count), int(rows)
         made.first_ts, made.last_ts = float(first_ts), float(last_ts)
-        made.born, made.course = float(born), Course(course)
+        made.born, made.judged_at, made.course = float(born), float(judged_at), Course(course)
         made.groups = {str(kind): str(value) for kind, value in groups}
-        if made.count < 0 or made.rows < made.count or not math.isfinite(made.first_ts + made.last_ts + made.born):
+        timed = math.isfinite(made.first_ts + made.last_ts + made.born) and made.judged_at < math.inf
+        if made.count < 0 or made.rows < made.count or not timed:
             raise StateError("accounts in a snapshot have no counts")
         if held[0] is not None:
             made.pending = _waiting(view, *held)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mlsecd.detectors._seasons import DAY, Course, Past
+from mlsecd.detectors._seasons import Course, Past
 from mlsecd.errors import StateError
 from mlsecd.windows.keyed import Keyed
 from mlsecd.windows.recent import Recent
@@ -58,7 +58,7 @@ class Account(Past):
 
     def times(self) -> tuple[float, ...]:
         """Those of a snapshot, and between them what was told."""
-        return self.started, self.first_ts, self.told, self.told_ts, self.born
+        return self.started, self.first_ts, self.told, self.told_ts, self.born, self.judged_at
 
 
 class Accounts:
@@ -117,10 +117,10 @@ class Accounts:
         recent = self._hot.touch(name, tick)
         return account, Recent(self._shape(name)[0], 0) if recent is None else recent
 
-    def seen(self, now: float) -> Iterator[tuple[str, float, Account]]:
-        """Accounts of the last day, and the tick in which each came last."""
+    def seen(self, since: float) -> Iterator[tuple[str, float, Account]]:
+        """Accounts that came since then, and the tick in which each came last."""
         for name, tick, account in self._cold.dump():
-            if now - tick * TICK < DAY:
+            if tick * TICK >= since:
                 yield name, tick * TICK, account
 
     def dump(self) -> dict[str, Any]:
@@ -157,15 +157,15 @@ class Accounts:
 
     def _account(self, dumped: list[Any]) -> Account:
         """One account out of a snapshot."""
-        seen, tally, best, course, *times, born = dumped
+        seen, tally, best, course, *times, born, judged_at = dumped
         made, like = Account(seen, tally, best, *map(float, times)), Account.new(self._channels)
-        made.course, made.born = Course(course), float(born)
+        made.course, made.born, made.judged_at = Course(course), float(born), float(judged_at)
         pairs = ((seen, like.seen), (tally, like.tally), (best, like.best))
         if any(one.shape != other.shape or one.dtype != other.dtype for one, other in pairs):
             raise StateError("accounts in a snapshot have other channels")
         counts = 0 <= seen[1] <= seen[0] and bool(((tally[0] >= 0) & (tally[0] <= tally[1])).all())
         finite = math.isfinite(made.started + made.first_ts + made.born) and bool(np.isfinite(best).all())
-        if not counts or not finite or not made.told < math.inf or not made.told_ts < math.inf:
+        if not counts or not finite or not max(made.told, made.told_ts, made.judged_at) < math.inf:
             raise StateError("accounts in a snapshot have no counts")
         return made
 

@@ -50,6 +50,7 @@ class Kind(enum.Enum):
     PROMPT = "a few forms shared, under cover"
     APPLICATION = "a few forms shared, without cover"
     SEASON = "everybody moved"
+    LAUNCH = "new since an announced launch began"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,12 @@ class View:
     odd: NDArray[np.bool_]
     calm: Any
     shares: F8
+
+    def only(self, kept: NDArray[np.bool_]) -> View:
+        """Some of them."""
+        at = np.flatnonzero(kept).tolist()
+        names, accounts = [self.names[i] for i in at], [self.accounts[i] for i in at]
+        return View(names, accounts, self.odd[kept], self.calm[kept], self.shares[kept])
 
     def forms(self, which: list[int]) -> list[Any]:
         """The forms of some accounts."""

@@ -25,6 +25,7 @@ SEVERITY: Final = {
     Kind.PROMPT: Severity.LOW,
     Kind.APPLICATION: Severity.INFO,
     Kind.SEASON: Severity.INFO,
+    Kind.LAUNCH: Severity.INFO,
 }
 _BOTH: Final = "ask for the reasoning, and many drew very long answers"
 _MEANING: Final = {
@@ -48,6 +49,7 @@ _MEANING: Final = {
         "that puts one prompt before everything and hides nothing looks the same"
     ),
     Kind.SEASON: "More than a third of all, or the others too: a season or a new model rather than a campaign",
+    Kind.LAUNCH: "Most are new since an announced launch began, and the others are no more than usual",
 }
 _LOOK: Final = (
     "Ask whether an application was launched that explains all of this. If not, look at what the named accounts have "
@@ -59,7 +61,7 @@ _NOTHING: Final = "Nothing to stop. If the change is here to stay, record a week
 
 def action_of(kind: Kind) -> str:
     """What to do about it."""
-    return _NOTHING if kind is Kind.SEASON else _LOOK
+    return _NOTHING if kind in {Kind.SEASON, Kind.LAUNCH} else _LOOK
 
 
 def score_of(chance: float) -> float:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import numpy as np
+
 from mlsecd.detectors._campaign_memory import Memory
 from mlsecd.detectors._extraction_budget import WEEK
 from mlsecd.detectors._language_account import Account
@@ -15,6 +17,7 @@ from mlsecd.detectors._language_channels import Reference
 from mlsecd.detectors._language_crowd import Crowd
 from mlsecd.detectors._language_recent import HALF
 from mlsecd.detectors._language_standing import DEFAULT_SHARE
+from mlsecd.detectors._launches import Launches
 from mlsecd.detectors.base import Interval, Section
 from mlsecd.kernels import Kernels
 from mlsecd.records import Severity
@@ -23,6 +26,7 @@ __all__ = ["Crowds", "Told"]
 
 _HOUR: Final = 3_600.0
 _LEVEL_MAX: Final = 0.05
+_MOST: Final = 0.5  # of the members are a launch's own, where it explains them
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,7 @@ class Crowds:
     def __init__(self, references: list[Reference], section: Section | None, params: Any, kernels: Kernels) -> None:
         self._references, self._params, self._kernels = references, params, kernels
         self._crowds = [None if section is None else Crowd.of(section.arrays, str(i)) for i in range(len(references))]
+        self._launches = Launches(params.launches)
         self.memory = Memory(params.max_clients, 2.0 * HALF)
 
     @property
@@ -69,10 +74,33 @@ class Crowds:
         self.memory.shifted = {}
         for key, view in views(states, interval.end, nulls, self._kernels).items():
             crowd = self._crowds[key[0]]
-            told = None if crowd is None else self._remembered(judge(view, crowd, self.level, self._kernels), key)
-            if crowd is not None and told is not None:
-                found.append(self._tell(interval.end, told, view, crowd, key))
+            if crowd is None:
+                continue
+            told, among = self._judged(interval.end, view, crowd, key[0])
+            told = self._remembered(told, key)
+            if told is not None:
+                found.append(self._tell(interval.end, told, among, crowd, key))
         return found
+
+    def _judged(self, now: float, view: View, crowd: Crowd, number: int) -> tuple[Members | None, View]:
+        """What a look shows, and of which accounts: those that an announced launch explains are set aside for others.
+
+        A launch explains its own accounts, but not who works among them: without its accounts the others are judged
+        by themselves.
+        """
+        told = judge(view, crowd, self.level, self._kernels)
+        launch = self._launches.of(self._references[number].model, now)
+        if told is None or launch is None or SEVERITY[told.kind] is Severity.INFO:
+            return told, view
+        older = np.array([account.recent.born < launch.since for account in view.accounts])
+        if older[told.members].all():
+            return told, view
+        rest = view.only(older)
+        again = judge(rest, crowd, self.level, self._kernels)
+        if again is not None:
+            return again, rest
+        explained = older[told.members].mean() < _MOST
+        return replace(told, kind=Kind.LAUNCH) if explained else told, view
 
     def _remembered(self, told: Members | None, key: tuple[int, bool]) -> Members | None:
         """What a look shows, in the light of those before: a season near the half of all accounts stays one."""

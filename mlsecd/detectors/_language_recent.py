@@ -45,6 +45,8 @@ class Recent:
         int32[2, K]: fired and tried, by channel of :data:`CROWD`.
     rows
         Rows in ``now`` and in ``before``.
+    born
+        When it was first seen.
     forms
         Hashes of templates of rows that fired, the latest last.
     network
@@ -57,6 +59,7 @@ class Recent:
     rows: list[int] = field(default_factory=lambda: [0, 0])
     first_ts: float = 0.0
     last_ts: float = 0.0
+    born: float = math.inf
     forms: array[int] = field(default_factory=lambda: array("Q"))
     network: str = ""
 
@@ -73,7 +76,7 @@ class Recent:
         self.now[0] += own
         self.now[1] += tried[_AT]
         self.rows[0] += 1
-        self.last_ts = ts
+        self.last_ts, self.born = ts, min(self.born, ts)
         if template is not None and own[1:].any() and template not in self.forms:
             self.forms.append(template)
             if len(self.forms) > FORMS:
@@ -89,7 +92,7 @@ class Recent:
 
     def dump(self) -> list[Any]:
         """What a snapshot holds."""
-        numbers = [self.half, *self.rows, self.first_ts, self.last_ts]
+        numbers = [self.half, *self.rows, self.first_ts, self.last_ts, self.born]
         return [self.now, self.before, numbers, np.array(self.forms, np.uint64), self.network]
 
     @classmethod
@@ -107,7 +110,7 @@ class Recent:
                 raise StateError("recent counts in a snapshot have other channels")
         if forms.dtype != np.uint64 or forms.ndim != 1 or len(forms) > FORMS:
             raise StateError("forms in a snapshot are damaged")
-        first_ts, last_ts = map(float, times)
-        made = cls(float(half), now, before, [int(rows), int(rows_before)], first_ts, last_ts)
+        first_ts, last_ts, born = map(float, times)
+        made = cls(float(half), now, before, [int(rows), int(rows_before)], first_ts, last_ts, born)
         made.forms, made.network = array("Q", forms.tobytes()), str(network)
         return made

@@ -8,6 +8,7 @@ queries on, or they are few among those who stay as they were.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -20,7 +21,7 @@ DAY: Final = 86_400.0
 _LATELY: Final = 21_600.0
 _FEWEST: Final = 6  # accounts with a past, below which nothing is most of them
 _MOST: Final = 0.5
-_SOME: Final = 0.25
+_SOME: Final = 1.0 / 3.0
 
 
 class Course(enum.IntEnum):
@@ -40,19 +41,23 @@ class Past:
     ----------
     born
         When it was first seen, seconds.
+    judged_at
+        When the last query came that it was judged by, seconds.
     """
 
-    born: float = field(default=float("inf"), kw_only=True)
+    born: float = field(default=math.inf, kw_only=True)
+    judged_at: float = field(default=-math.inf, kw_only=True)
     course: Course = field(default=Course.UNKNOWN, kw_only=True)
 
-    def judged(self, now: float, *, odd: bool) -> None:
-        """Note a judgement of its single queries."""
+    def judged(self, last: float, *, odd: bool) -> None:
+        """Note a judgement by its queries, of which the last came at ``last``."""
+        self.judged_at = last
         if self.course is Course.ODD:
             return
         if not odd:
             self.course = Course.CALM
         elif self.course is not Course.TURNED:
-            calm = self.course is Course.CALM and now - self.born >= DAY
+            calm = self.course is Course.CALM and last - self.born >= DAY
             self.course = Course.TURNED if calm else Course.ODD
 
 
@@ -74,15 +79,15 @@ class Season(NamedTuple):
 class Seasons:
     """What is known of each crowd's season; a crowd is of one model, and known by a name.
 
-    A season begins when most of the accounts that came within six hours have turned, and a quarter of those of the
-    last day: in the quiet of a night a few accounts are most of them. It ends when less than a quarter of a day's have.
+    A season begins when most of the accounts that came within six hours have turned, and a third of those of the
+    last day: in the quiet of a night a few accounts are most of them. It ends when less than a third of a day's have.
     """
 
     def __init__(self) -> None:
         self._on: dict[str, Season] = {}
 
-    def look(self, crowd: str, accounts: Sequence[tuple[float, Past]], now: float) -> None:
-        """Note what a crowd's accounts show; they stand with the moment at which each came last."""
+    def look(self, crowd: str, accounts: Sequence[Past], now: float) -> None:
+        """Note what a crowd's accounts show."""
         season = _season(accounts, now, crowd in self._on)
         if season is not None:
             self._on[crowd] = season
@@ -118,9 +123,9 @@ class Seasons:
         return made
 
 
-def _season(accounts: Sequence[tuple[float, Past]], now: float, on: bool) -> Season | None:
+def _season(accounts: Sequence[Past], now: float, on: bool) -> Season | None:
     """What accounts show; where a season is ``on``, it takes less to stay so."""
-    old = [(now - last, past.course) for last, past in accounts if now - past.born >= DAY]
+    old = [(now - past.judged_at, past.course) for past in accounts if now - past.born >= DAY]
     today = _counted([course for ago, course in old if ago < DAY])
     lately = _counted([course for ago, course in old if ago < _LATELY])
     if today.of == 0 or today.turned < _SOME * today.of:

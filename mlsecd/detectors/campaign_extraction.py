@@ -214,9 +214,9 @@ class CampaignExtraction(Detector):
 
     def _judge(self, now: float, accounts: list[tuple[str, Sketch]]) -> list[Finding]:
         crowds: dict[str, list[tuple[str, Sketch]]] = {}
-        seen: dict[str, list[tuple[float, Sketch]]] = defaultdict(list)
+        everybody: dict[str, list[Sketch]] = defaultdict(list)
         for name, sketch in accounts:
-            seen[crowd_of(name)].append((sketch.last_ts, sketch))
+            everybody[crowd_of(name)].append(sketch)
             if sketch.count >= MIN_QUERIES:
                 crowds.setdefault(crowd_of(name), []).append((name, sketch))
         found: list[Finding] = []
@@ -227,8 +227,8 @@ class CampaignExtraction(Detector):
             crowd = Crowd(self._views[number], self._nulls[number], names, sketches)
             verdict = judge(crowd, self._level, self.kernels)
             for sketch, odd in zip(sketches, verdict.odd.tolist(), strict=True):
-                sketch.judged(now, odd=odd)
-            self._seasons.look(key, seen[key], now)
+                sketch.judged(sketch.last_ts, odd=odd)
+            self._seasons.look(key, everybody[key], now)
             excuse = excuse_of(self._seasons.of(key), self._launches.of(crowd.view.model, now))
             if excuse is not None:
                 verdict = excused(verdict, crowd, excuse, self._level, self.kernels)

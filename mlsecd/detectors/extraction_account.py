@@ -123,8 +123,7 @@ class ExtractionAccount(Detector):
         self._shapes = [(one.window_space.dims, len(one.plan.near) - 1) for one in self._references]
         channels = len(kernels.CHANNELS) if self._references else 0
         self._accounts = Accounts(params.max_clients, params.max_hot_clients, channels, self._shape)
-        singles = kernels.CHANNELS.index("knn") if self._references else 0
-        self._excuses = Excuses(params.launches, models, singles)
+        self._excuses = Excuses(params.launches, self._references, kernels)
         self._counts = dict.fromkeys(_COUNTERS, 0)
         self._mismatch_run = 0
         self._gates = np.array([0.0, 0.0, 0.0, MIN_QUERIES])
@@ -253,7 +252,7 @@ class ExtractionAccount(Detector):
 
     def close(self, interval: Interval, states: Iterable[tuple[str, Any]]) -> list[Finding]:
         """Judge what hides, where enough accounts have come to tell whose doing it is, and whether most have turned."""
-        self._excuses.look(interval.start, interval.end, self._accounts.seen(interval.end))
+        self._excuses.look(interval, self._accounts)
         return [
             self._tell_together(one, interval.end) if isinstance(one, Together) else self._tell_hider(one, interval.end)
             for one in self._hideouts.judge(states, interval.end)

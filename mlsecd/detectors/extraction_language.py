@@ -29,7 +29,7 @@ from mlsecd.windows.packing import pack, unpack
 
 __all__ = ["DETECTOR", "ExtractionLanguage", "Params"]
 
-_SNAPSHOT: Final = 2
+_SNAPSHOT: Final = 3
 _COUNTERS: Final = ("unattributed", "unscored", "refused")
 _LEARNING: Final = "no baseline: record a week of ordinary requests, then run `mlsecd baseline fit`"
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import datetime
 import functools
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,17 +16,21 @@ import pytest
 from support import Case, atoms, fold_of, requests
 
 from mlsecd import baseline
+from mlsecd.detectors import _campaign_excuses
 from mlsecd.detectors._campaign_chances import excess, pooled, rank_sum, share_beyond
 from mlsecd.detectors._campaign_memory import Memory
 from mlsecd.detectors._campaign_null import Side, edge, members, spectrum
+from mlsecd.detectors._campaign_sketches import Sketch
 from mlsecd.detectors._campaign_telling import CHANNELS, Channel, Seen, Teller
+from mlsecd.detectors._campaign_verdict import Campaign, Crowd, Verdict
+from mlsecd.detectors._launches import Launch
 from mlsecd.detectors.base import DetectorState, Fit, Interval, Section
 from mlsecd.detectors.campaign_extraction import DETECTOR, CampaignExtraction, Params
 from mlsecd.errors import BaselineError, StateError
 from mlsecd.kernels import cpu
 from mlsecd.records import Finding, RequestBatch, Severity, Status
 
-DIMS, CLASSES, HOUR = 8, 4, 3_600.0
+DIMS, CLASSES, HOUR, DAY = 8, 4, 3_600.0, 86_400.0
 CENTRES = np.random.default_rng(99).normal(0, 3, (CLASSES, DIMS))
 PARAMS = Params(epoch_seconds=HOUR, false_alarms_per_week=1.0)  # it looks every 150 s
 
@@ -150,6 +156,119 @@ def test_accounts_that_move_together_are_a_shift_and_no_attack() -> None:
     assert "clients" not in found[-1].evidence
     assert "a season, a launch" in found[-1].reason
     assert detector.standing().state is DetectorState.SHIFTED
+
+
+def turned(odd_ones: int, newcomers: int) -> RequestBatch:
+    """Thirty customers on one day; two days later some of them, and newcomers, send what nobody sent before."""
+    rng = np.random.default_rng(40)
+    before = traffic(crowd(rng, 30))
+    later = [account(rng, f"c{i}", 40, share=0.9 * (i < odd_ones)) for i in range(30)]
+    after = traffic(later + crowd(rng, newcomers, prefix="n", share=0.9), start=2 * DAY)
+    return RequestBatch.concat([before, after])
+
+
+def test_a_season_as_foreign_as_theft_is_told_by_those_who_had_been_calm() -> None:
+    detector = make()
+    found = told(turned(20, 10), detector)
+    assert {(one.subject_kind, one.severity) for one in found} == {("model", Severity.INFO)}
+    assert re.search(r": \d+ of \d+ accounts that had been calm for a day have turned, too: a season", found[-1].reason)
+    assert found[-1].evidence["accounts"] >= 28
+    assert detector.standing().state is DetectorState.SHIFTED
+    again = make()
+    again.restore(detector.snapshot())
+    assert again.snapshot() == detector.snapshot()
+
+
+def test_accounts_that_are_odd_from_the_start_are_no_season_however_many() -> None:
+    found = [one for one in told(turned(6, 40)) if one.subject_kind == "campaign"]
+    assert found[-1].severity is Severity.HIGH
+    assert sum(name.startswith("n") for name in found[-1].evidence["clients"]) >= 36
+
+
+def launched(**columns: str) -> Params:
+    given = {"begins": "2027-01-11", "ends": "2027-01-12", "reason": "scanner 2.0", **columns}
+    return msgspec.structs.replace(PARAMS, launches=(msgspec.convert(given, Launch),))
+
+
+LAUNCHED = datetime.datetime(2027, 1, 11, tzinfo=datetime.UTC).timestamp()
+
+
+def test_an_announced_launch_is_a_shift_and_hides_nobody_who_was_there_before() -> None:
+    rng = np.random.default_rng(41)
+    thieves = crowd(rng, 12, prefix="h")
+    before = traffic(crowd(rng, 40) + thieves, start=LAUNCHED - HOUR)
+    new, calm = crowd(rng, 25, prefix="n", share=0.6), crowd(rng, 40)
+    launch = traffic(calm + new, start=LAUNCHED)
+    for params, kinds in ((launched(), {"model"}), (launched(model="other"), {"campaign"}), (PARAMS, {"campaign"})):
+        found = told(RequestBatch.concat([before, launch]), make(params=params))
+        assert {one.subject_kind for one in found} == kinds
+    found = told(RequestBatch.concat([before, launch]), make(params=launched()))
+    assert {one.severity for one in found} == {Severity.INFO}
+    assert "new since an announced launch began (scanner 2.0)" in found[-1].reason
+    assert found[-1].evidence["accounts"] >= 24
+    turn = [account(rng, f"h{i}", 40, share=0.5) for i in range(12)]
+    both = told(RequestBatch.concat([before, traffic(calm + new + turn, start=LAUNCHED)]), make(params=launched()))
+    campaigns = [one for one in both if one.subject_kind == "campaign"]
+    assert campaigns[-1].severity is Severity.HIGH
+    named = campaigns[-1].evidence["clients"]
+    assert sum(name.startswith("h") for name in named) >= 10
+    assert sum(name.startswith("n") for name in named) <= 2
+    late = told(traffic(calm + new, start=LAUNCHED + 2 * DAY), make(params=launched()))
+    assert "campaign" in {one.subject_kind for one in late}, "it is over"
+
+
+def campaign_of(channel: str, *names: str) -> Campaign:
+    return Campaign(names, (Channel(channel, len(names), 0.5, 0.01, 1e-9),), 9.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("first", "rest", "left"),
+    [
+        (campaign_of("comes_back_flipped", *"abcdef"), [], [campaign_of("comes_back_flipped", *"abcdef")]),
+        (campaign_of("very_odd_f", *"abcdef"), [], []),
+        (campaign_of("near_others", *"abcdef"), [], []),
+        (campaign_of("very_odd_f", *"uvwxyz"), [], [campaign_of("very_odd_f", *"uvwxyz")]),  # nobody is new
+        (
+            campaign_of("very_odd_f", *"abcdefuvwxyz"),
+            [campaign_of("odd_u", *"uvwxyz")],
+            [campaign_of("odd_u", *"uvwxyz")],
+        ),
+        (campaign_of("very_odd_f", *"abuvwxyz"), [], [campaign_of("very_odd_f", *"abuvwxyz")]),  # most are not new
+        (campaign_of("very_odd_f", *"abcdef"), [campaign_of("odd_u", *"abcu")], []),  # what was set aside comes back
+        (
+            campaign_of("very_odd_f", *"abcdef"),
+            [campaign_of("comes_back", *"abcu")],
+            [campaign_of("comes_back", *"abcu")],
+        ),
+    ],
+)
+def test_what_a_launch_explains(
+    monkeypatch: pytest.MonkeyPatch, first: Campaign, rest: list[Campaign], left: list[Campaign] | None
+) -> None:
+    """Accounts a to f are new; ``left`` is what is told, None: what the rest shows."""
+    names, fold = list("abcdefuvwxyz"), make()
+    sketches = [Sketch.new(fold._views[0]) for _ in names]
+    for name, sketch in zip(names, sketches, strict=True):
+        sketch.born = 10.0 if name <= "f" else 5.0
+    among = Crowd(fold._views[0], fold._nulls[0], names, sketches)
+    judged: list[list[str]] = []
+
+    def judge(crowd: Crowd, level: float, kernels: Any) -> Verdict:
+        judged.append(list(crowd.names))
+        return Verdict(rest, None, moving=False, odd=np.zeros(len(crowd.names), bool))
+
+    monkeypatch.setattr(_campaign_excuses, "judge", judge)
+    verdict = Verdict([first], None, moving=False, odd=np.zeros(len(names), bool))
+    made = _campaign_excuses.excused(verdict, among, _campaign_excuses.Excuse(7.0, "why"), 0.01, cpu)
+    assert made.campaigns == (rest if left is None else left)
+    if made is not verdict:
+        assert judged == [[name for name in names if not ("a" <= name <= "f" and name in first.members)]]
+        assert made.shift is not None
+        assert (made.shift.why, made.shift.accounts, made.moving) == (
+            "why",
+            len(set(first.members) & set("abcdef")),
+            True,
+        )
 
 
 def faint(rng: np.random.Generator, name: str, n: int, share: float) -> dict[str, Any]:

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import functools
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from scipy.stats import beta
-from support import Case, requests
+from support import Case, fold_of, listen, requests
 
 from mlsecd import baseline
 from mlsecd.detectors import _extraction_calibration, _extraction_cross
@@ -19,6 +22,7 @@ from mlsecd.detectors._extraction_clients import split
 from mlsecd.detectors._extraction_fit import materials_of
 from mlsecd.detectors._extraction_level import clients_needed, level_of, tail_of
 from mlsecd.detectors._extraction_null import RARE_TAILS, cuts_of, null_of, scale_of, sharp_null_of
+from mlsecd.detectors._launches import Launch
 from mlsecd.detectors.base import DetectorState, Fit, Section
 from mlsecd.detectors.extraction_account import DETECTOR, ExtractionAccount, Params
 from mlsecd.errors import BaselineError, StateError
@@ -26,6 +30,7 @@ from mlsecd.kernels import cpu
 from mlsecd.records import Finding, Ragged, RequestBatch, Severity
 
 DIMS, CLASSES = 8, 4
+HOUR, DAY = 3_600.0, 86_400.0
 ALPHA = 0.1  # what 40 calibration clients certify
 CENTRES = np.random.default_rng(99).normal(0, 3, (CLASSES, DIMS))
 
@@ -151,6 +156,87 @@ def test_a_clock_set_back_neither_silences_a_thief_nor_keeps_an_epoch_for_ever()
     assert account.seen[0] == 60
     detector.observe(batch(*odd(rng, 1), "thief", start=8 * day))
     assert account.seen[0] == 1, "an epoch is a week"
+
+
+def turned(customers: int, odd_ones: int) -> list[RequestBatch]:
+    """Customers on one day, calm; and two days later some of them send what nobody sent before."""
+    rng = np.random.default_rng(78)
+    names = [f"c{i}" for i in range(customers)]
+    later = [odd(rng, 20) if i < odd_ones else queries(rng, 20) for i in range(customers)]
+    return [
+        batch(*queries(rng, 20 * customers), names * 20, step=30.0),
+        *(
+            batch(*one, name, start=2 * DAY + 7.0 * i, step=170.0)
+            for i, (name, one) in enumerate(zip(names, later, strict=True))
+        ),
+    ]
+
+
+def newcomers(start: float) -> list[RequestBatch]:
+    """After them, one who sends what nobody sent before, and one who varies a single query."""
+    rng = np.random.default_rng(79)
+    x = np.tile(CENTRES[0], (60, 1)) + rng.normal(0, 0.02, (60, DIMS))
+    return [
+        batch(*odd(rng, 60), "new", start=start, step=5.0),
+        batch(x, [0] * 60, "walker", start=start + 1.0, step=5.0),
+    ]
+
+
+def folded(detector: ExtractionAccount, *batches: RequestBatch) -> dict[str, list[Finding]]:
+    """What a fold tells of each client, in order."""
+    whole = RequestBatch.concat(list(batches))
+    fold = fold_of(detector)
+    heard = listen(fold)
+    fold.push([whole.take(np.argsort(whole.completion, kind="stable"))])
+    fold.finish()
+    return {who: [one for one in heard if one.subject == who] for who in {one.subject for one in heard}}
+
+
+def test_a_season_explains_oddness_and_nothing_else() -> None:
+    for odd_ones, severity in ((8, Severity.INFO), (3, Severity.HIGH)):
+        detector = make()
+        found = folded(detector, *turned(12, odd_ones), *newcomers(2 * DAY + 2 * HOUR))
+        assert {one.severity for one in found["new"]} == {severity}
+        assert {one.certified for one in found["new"]} == {severity is Severity.HIGH}
+        assert found["walker"], "what an account does with its queries is explained by nothing"
+        assert {one.severity for one in found["walker"]} <= {Severity.LOW, Severity.HIGH}
+        assert found["c0"][0].severity is Severity.HIGH, "the first to turn are not known to be most"
+        if odd_ones == 8:
+            assert re.search(
+                r"; but \d+ of \d+ accounts that had been calm for a day have turned", found["new"][0].reason
+            )
+            assert found["new"][0].action.startswith("Nothing to stop")
+            assert detector.standing().state is DetectorState.SHIFTED
+            assert re.search(r'"m": \d+ of 1\d accounts that had been calm', detector.standing().why)
+        else:
+            assert detector.standing().state is DetectorState.ARMED
+
+
+def test_synthetic_accounts_make_no_season() -> None:
+    made_up = [RequestBatch({**one.columns, "synthetic": np.ones(len(one), np.bool_)}) for one in turned(12, 12)]
+    detector = make()
+    found = folded(detector, *made_up, *newcomers(2 * DAY + 2 * HOUR))
+    assert {one.severity for one in found["new"]} == {Severity.HIGH}
+    assert detector.standing().state is DetectorState.ARMED
+
+
+def test_an_announced_launch_explains_who_is_new() -> None:
+    rng = np.random.default_rng(80)
+    start = datetime.datetime(2027, 1, 11, tzinfo=datetime.UTC).timestamp()
+    launch = Launch(model="m", begins="2027-01-11", ends="2027-01-12", reason="scanner 2.0")
+    older = batch(*queries(rng, 30), "older", start=start - HOUR)
+    turns = batch(*odd(rng, 60), "older", start=start + HOUR, step=5.0)
+    for launches, severity in (((launch,), Severity.INFO), ((), Severity.HIGH)):
+        found = folded(make(launches=launches), older, turns, *newcomers(start + HOUR))
+        assert {one.severity for one in found["new"]} == {severity}
+        assert {one.severity for one in found["older"]} == {Severity.HIGH}, "it was there before"
+        assert {one.severity for one in found["walker"]} <= {Severity.LOW, Severity.HIGH}
+        words = "but first seen since an announced launch began (scanner 2.0)"
+        assert (words in found["new"][0].reason) == bool(launches)
+    late = folded(make(launches=(launch,)), *newcomers(start + 2 * DAY))
+    assert {one.severity for one in late["new"]} == {Severity.HIGH}, "it is over"
+    other = folded(make(launches=(msgspec.structs.replace(launch, model="other"),)), *newcomers(start + HOUR))
+    assert {one.severity for one in other["new"]} == {Severity.HIGH}, "it is of another model"
 
 
 def test_whom_a_person_left_out_of_the_baseline_stands_beside_every_certificate() -> None:

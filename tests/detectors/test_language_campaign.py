@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 from typing import Any
 
@@ -14,6 +15,7 @@ from mlsecd.detectors._language_channels import CHANNELS
 from mlsecd.detectors._language_crowd import FEWEST
 from mlsecd.detectors._language_forms import Alike, alike, common_forms
 from mlsecd.detectors._language_recent import CROWD, FORMS, HALF, Recent, half_of
+from mlsecd.detectors._launches import Launch
 from mlsecd.detectors.base import DetectorState, Section
 from mlsecd.detectors.extraction_language import DETECTOR, ExtractionLanguage, Params
 from mlsecd.errors import BaselineError, StateError
@@ -138,6 +140,47 @@ def test_a_launch_with_many_forms_is_a_ticket_not_a_warning() -> None:
     found = told(make(), town(2, 120, "o"), hydra(3, 40, odd=45))
     assert severities(found) == {"low"}
     assert "application" in found[-1]["reason"]
+
+
+LAUNCHED = datetime.datetime(2027, 1, 11, tzinfo=datetime.UTC).timestamp()
+
+
+def at(start: float, *batches: RequestBatch) -> RequestBatch:
+    whole = merged(list(batches))
+    return RequestBatch({**whole.columns, "ts": whole.ts + start})
+
+
+@pytest.mark.parametrize(("model", "severity"), [("*", "info"), ("other", "low")])
+def test_an_announced_launch_is_context_whatever_its_forms(model: str, severity: str) -> None:
+    launch = Launch(model=model, begins="2027-01-11", ends="2027-01-12", reason="assistant 2.0")
+    ordinary = town(2, 120, "o")
+    before, after = at(LAUNCHED - 2 * HALF, ordinary), at(LAUNCHED, ordinary, hydra(3, 40, odd=45))
+    found = told(make(launches=(launch,)), before, after)
+    assert severities(found) == {severity}
+    assert found[-1]["evidence"]["members"] >= 35
+    if model == "*":
+        assert found[-1]["subject"] == {"model": "m"}
+        assert "new since an announced launch began" in found[-1]["reason"]
+        assert found[-1]["evidence"]["kind"] == "new since an announced launch began"
+
+
+def test_an_announced_launch_hides_nobody_who_was_there_before() -> None:
+    launch = Launch(begins="2027-01-11", ends="2027-01-12", reason="assistant 2.0")
+    ordinary, thieves = town(2, 120, "o"), hydra(3, 30)
+    rest = [f"hydra{i:02d}" for i in range(30)]
+    names = {who for who in thieves.text("client").values if who.startswith("hydra")}
+    assert names == set(rest)
+    calm = merged([chat(np.random.default_rng(i), 40, who) for i, who in enumerate(rest)])
+    before = at(LAUNCHED - 2 * HALF, ordinary, calm)
+    new = asking("new", 30, [f"n{i}" for i in range(20)], tokens=900.0)
+    found = told(make(launches=(launch,)), before, at(LAUNCHED, ordinary, thieves, new))
+    told_of = [line for line in found if line["severity"] == "medium"]
+    assert told_of
+    named = set(told_of[-1]["evidence"]["clients"])
+    assert len(named & names) >= 25
+    assert not any(name.startswith("new") for name in named)
+    younger = told(make(launches=(launch,)), at(LAUNCHED - 2 * HALF, ordinary), at(LAUNCHED, ordinary, thieves, new))
+    assert severities(younger) == {"info"}
 
 
 @pytest.mark.parametrize("share", [0.2, 0.8])
