@@ -94,8 +94,8 @@ class CampaignExtraction(Detector):
     summary = "Accounts that work together on copying a model, each with too few queries to be told from a customer."
     action = (
         "Look at what the named accounts have in common: owner, payment, network, date of creation. If they are one "
-        "customer's or your own test, add an exception with an end date; else limit or suspend them together, and keep "
-        "the evidence: single ones will be replaced."
+        "customer's or your own test, add an exception with an end date; if you launched something, announce it in "
+        "[[launches]]; else limit or suspend them together, and keep the evidence: single ones will be replaced."
     )
     blind_spots: ClassVar[tuple[str, ...]] = (
         "Accounts that send nothing but ordinary inputs: extraction_exposure shows how much they have seen together.",
@@ -103,7 +103,9 @@ class CampaignExtraction(Detector):
         "Accounts with fewer than 10 distinct queries in an epoch (a day).",
         "A small share of many accounts: one in fifty drowns, and under ordinary cover one in twenty.",
         "Accounts under cover whose own queries are of ordinary distance: mixtures of real inputs, small steps.",
-        "A launch whose inputs are as foreign to the model as a thief's looks like a campaign.",
+        "A launch whose inputs are as foreign to the model as a thief's looks like a campaign, unless it is announced.",
+        "A season as foreign does for some hours, until most of the accounts that had been calm have turned.",
+        "Thieves who are most of the accounts that had been calm, or new in an announced launch, and merely odd: info.",
         "A crowd of calm decoys that goes on moving makes a campaign's oddness a ticket, as a season does.",
         "Accounts that leave out one of two vectors are a crowd of their own, and below 20 not looked at.",
         "Requests without features and input_features.",
