@@ -112,7 +112,8 @@ class Sketch(Past):
         """What a snapshot holds."""
         waiting = self.pending
         held = [np.concatenate(part) if part else None for part in (waiting.codes, waiting.labels, waiting.keys)]
-        numbers = [self.count, self.rows, self.first_ts, self.last_ts, self.born, self.judged_at, self.course]
+        past = [self.born, self.judged_at, self.suspected, self.course]
+        numbers = [self.count, self.rows, self.first_ts, self.last_ts, *past]
         return [self.recent.dump(), self.sums, self.cells, numbers, list(self.groups.items()), held]
 
     @classmethod
@@ -124,7 +125,7 @@ class Sketch(Past):
         StateError
             It is of another shape.
         """
-        recent, sums, cells, (count, rows, first_ts, last_ts, born, judged_at, course), groups, held = dumped
+        recent, sums, cells, (count, rows, first_ts, last_ts, *past, course), groups, held = dumped
         made = cls.new(view)
         pairs = ((sums, made.sums), (cells, made.cells))
         if any(one.shape != like.shape or one.dtype != like.dtype for one, like in pairs):
@@ -133,9 +134,9 @@ class Sketch(Past):
         made.sums, made.cells = sums, cells
         made.count, made.rows = int(count), int(rows)
         made.first_ts, made.last_ts = float(first_ts), float(last_ts)
-        made.born, made.judged_at, made.course = float(born), float(judged_at), Course(course)
+        (made.born, made.judged_at, made.suspected), made.course = map(float, past), Course(course)
         made.groups = {str(kind): str(value) for kind, value in groups}
-        timed = math.isfinite(made.first_ts + made.last_ts + made.born) and made.judged_at < math.inf
+        timed = math.isfinite(made.first_ts + made.last_ts) and made.is_sound()
         if made.count < 0 or made.rows < made.count or not timed:
             raise StateError("accounts in a snapshot have no counts")
         if held[0] is not None:

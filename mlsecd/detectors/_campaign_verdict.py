@@ -27,7 +27,7 @@ from mlsecd.detectors._campaign_telling import (
 from mlsecd.detectors._campaign_view import View
 from mlsecd.kernels import Kernels
 
-__all__ = ["LOOKALIKES", "ODDNESS", "Campaign", "Crowd", "Shift", "judge", "networks_of"]
+__all__ = ["LOOKALIKES", "ODDNESS", "RETURNING", "Campaign", "Crowd", "Shift", "judge", "networks_of"]
 
 F8 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -37,6 +37,7 @@ LOOKALIKE: Final = "near_others"
 # makes it look as if that one had flipped an answer: alone these are a ticket, not a page.
 LOOKALIKES: Final = frozenset({LOOKALIKE, "near_others_flipped"})
 ODDNESS: Final = ADVERSARIAL[:4]  # a season that goes far enough makes everybody odd
+RETURNING: Final = ("comes_back", "comes_back_flipped")
 _ODD_SHARE: Final = 0.05
 _ODD_SHARE_CHOSEN: Final = 0.25
 _DIRECTIONS: Final = 3  # that are followed, where the first is not sure
@@ -62,7 +63,8 @@ class Shift:
     accounts: int
     value: float
     threshold: float
-    why: str = ""  # it is explained
+    why: str = ""  # it is explained,
+    names: tuple[str, ...] = ()  # and whose oddness
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +92,16 @@ class Verdict:
         Only where there is no campaign, or it is explained.
     moving
         Whether those move together whom no campaign names.
-    odd
-        bool[A], accounts whose inputs are odd: what a season or a launch makes.
+    odd, returning
+        bool[A], accounts whose inputs are odd, which a season or a launch makes; and those that come back to vary
+        queries, which neither does.
     """
 
     campaigns: list[Campaign]
     shift: Shift | None
     moving: bool
     odd: Mask
+    returning: Mask
 
 
 def judge(crowd: Crowd, level: float, kernels: Kernels) -> Verdict:
@@ -118,7 +122,8 @@ def judge(crowd: Crowd, level: float, kernels: Kernels) -> Verdict:
     campaigns += _by_group(crowd, replace(teller, level=level), campaigns)
     moving = shift is not None and (not campaigns or _rest_moves(crowd, teller, campaigns))
     odd = odd_in(seen.tails, teller.names, (*ODDNESS, *DISTANCE))
-    return Verdict(campaigns, None if campaigns else shift, moving, odd)
+    returning = odd_in(seen.tails, teller.names, RETURNING)
+    return Verdict(campaigns, None if campaigns else shift, moving, odd, returning)
 
 
 def _rest_moves(crowd: Crowd, teller: Teller, campaigns: list[Campaign]) -> bool:

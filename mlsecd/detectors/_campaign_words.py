@@ -12,7 +12,7 @@ from mlsecd.detectors._campaign_telling import DISTANCE, Channel
 from mlsecd.detectors._campaign_verdict import Campaign, Shift, networks_of
 from mlsecd.detectors._extraction_channels import COLUMNS
 
-__all__ = ["evidence_of", "reason_of", "reason_of_shift"]
+__all__ = ["evidence_of", "evidence_of_shift", "reason_of", "reason_of_shift"]
 
 _CLIENTS_MAX: Final = 1_000  # that one finding names
 _CHANNELS_MAX: Final = 4
@@ -62,6 +62,14 @@ def evidence_of(group: Campaign, sketches: Sequence[Sketch], model: str, inputs:
         "cells_seen_by_the_median_member": own[len(own) // 2],
         "found_by": group.group or "what they send",
     }
+
+
+def evidence_of_shift(shift: Shift, model: str, active: int) -> dict[str, Any]:
+    """Numbers behind a shift, JSON-able; ``explained_clients`` accuses nobody, as ``clients`` of a campaign does."""
+    names = [name.split(":", 2)[2] for name in shift.names[:_CLIENTS_MAX]]
+    return {"accounts": shift.accounts, "active_accounts": active, "model": model} | (
+        {"explained_clients": names} if names else {}
+    )
 
 
 def reason_of(group: Campaign, evidence: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -11,10 +12,9 @@ import numpy as np
 from mlsecd.detectors._campaign_null import ODD
 from mlsecd.detectors._extraction_calibration import MIN_QUERIES
 from mlsecd.detectors._extraction_channels import Reference
-from mlsecd.detectors._extraction_groups import crowd_of
 from mlsecd.detectors._extraction_state import Account, Accounts
 from mlsecd.detectors._launches import Launch, Launches
-from mlsecd.detectors._seasons import DAY, Seasons
+from mlsecd.detectors._seasons import DAY, Past, Seasons
 from mlsecd.detectors.base import Interval
 from mlsecd.kernels import Kernels
 
@@ -37,8 +37,8 @@ class Excuses:
 
     Attributes
     ----------
-    seasons
-        Of the crowds; a snapshot holds them.
+    watching, seasons
+        Since when it has looked, and what it saw; a snapshot holds both.
     """
 
     def __init__(self, launches: Iterable[Launch], references: Sequence[Reference], kernels: Kernels) -> None:
@@ -46,23 +46,25 @@ class Excuses:
         self._models = [reference.model for reference in references]
         self._singles = kernels.CHANNELS.index("knn") if references else 0
         self._nulls = [reference.plan.null[:, : self._singles] for reference in references]
-        self.seasons = Seasons()
+        self._now = -math.inf
+        self.watching, self.seasons = math.inf, Seasons(self._models)
 
     def look(self, interval: Interval, accounts: Accounts) -> None:
         """Judge the accounts that came since the last look, where an hour of event time has passed."""
-        now, since = interval.end, interval.start // _HOUR * _HOUR
-        if now // _HOUR * _HOUR <= since:
+        self.watching, self._now = min(self.watching, interval.start), interval.end
+        since = interval.start // _HOUR * _HOUR
+        if self._now // _HOUR * _HOUR <= since:
             return
-        crowds: dict[str, list[Account]] = defaultdict(list)
-        came: dict[str, list[tuple[float, Account]]] = defaultdict(list)
-        for name, last, account in accounts.seen(now - DAY):
-            crowds[crowd_of(name)].append(account)
+        came: dict[int, list[tuple[float, Account]]] = defaultdict(list)
+        pasts: list[tuple[str, Past]] = []
+        for name, last, account in accounts.seen(min(since, self._now - DAY)):
+            pasts.append((name, account))
             if last >= since and account.seen[1] >= MIN_QUERIES:
-                came[crowd_of(name)].append((last, account))
-        for crowd, members in sorted(crowds.items()):
-            for at in range(0, len(came[crowd]), _CHUNK):
-                self._judge(int(crowd.partition(":")[0]), came[crowd][at : at + _CHUNK])
-            self.seasons.look(crowd, members, now)
+                came[int(name.partition(":")[0])].append((last, account))
+        for number, members in sorted(came.items()):
+            for at in range(0, len(members), _CHUNK):
+                self._judge(number, members[at : at + _CHUNK])
+        self.seasons.look(pasts, self._now)
 
     def _judge(self, number: int, accounts: list[tuple[float, Account]]) -> None:
         """Note which are odd as their counts stand: to the highest scores of a path chance alone brings many."""
@@ -73,22 +75,20 @@ class Excuses:
         for (last, account), one in zip(accounts, odd.tolist(), strict=True):
             account.judged(last, odd=one)
 
-    def of(self, name: str, account: Account, ticket: float, ts: float) -> str | None:
+    def of(self, name: str, account: Account, ticket: float, ts: float, accounts: Accounts) -> str | None:
         """Why an account is odd that does nothing else that is told from ``ticket`` on; ``None``: it is not known."""
         if account.best[self._singles :].max() > ticket:
             return None
-        season = self.seasons.of(crowd_of(name))
-        if season is not None:
+        season = self.seasons.of(name)
+        if season is not None and season.explains(account):
             return season.words
         launch = self._launches.of(self._models[int(name.partition(":")[0])], ts)
-        if launch is not None and account.born >= launch.since:
-            return f"first seen since an announced launch began ({launch.reason})"
+        if launch is not None and launch.covers(accounts.born(name, len(self._models)), self.watching):
+            return launch.words
         return None
 
-    def state(self) -> str:
-        """Why certificates do not hold just now; empty: they do."""
-        real = [(crowd.partition(":"), season) for crowd, season in self.seasons.items()]
-        told = [
-            f'"{self._models[int(number)]}": {one.words}' for (number, _, synthetic), one in real if synthetic == "0"
-        ]
-        return "; ".join(dict.fromkeys(told))
+    def state(self) -> tuple[str, str]:
+        """Why certificates do not hold just now, and which launches are on; empty: there is no such thing."""
+        on = {model: self._launches.of(model, self._now) for model in self._models}
+        told = [f'"{model}": new accounts are context ({one.reason})' for model, one in on.items() if one is not None]
+        return self.seasons.state(), "; ".join(told)

@@ -14,7 +14,7 @@ from mlsecd.kernels import Kernels
 from mlsecd.records import Ragged, RequestBatch
 from mlsecd.windows.recent import Recent
 
-__all__ = ["Group", "Routed", "compile_for", "crowd_of", "crowds_of", "groups_of", "route"]
+__all__ = ["Group", "Routed", "compile_for", "crowd_of", "groups_of", "route"]
 
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
@@ -43,11 +43,6 @@ def crowd_of(name: str) -> str:
     """Whom an account is held against: those of the same reference, and synthetic ones apart."""
     number, synthetic, _ = name.split(":", 2)
     return f"{number}:{synthetic}"
-
-
-def crowds_of(references: int) -> set[str]:
-    """All that there may be of so many references."""
-    return {f"{number}:{synthetic}" for number in range(references) for synthetic in (0, 1)}
 
 
 class Routed(NamedTuple):

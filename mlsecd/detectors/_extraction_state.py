@@ -58,7 +58,7 @@ class Account(Past):
 
     def times(self) -> tuple[float, ...]:
         """Those of a snapshot, and between them what was told."""
-        return self.started, self.first_ts, self.told, self.told_ts, self.born, self.judged_at
+        return self.started, self.first_ts, self.told, self.told_ts, self.born, self.judged_at, self.suspected
 
 
 class Accounts:
@@ -123,6 +123,12 @@ class Accounts:
             if tick * TICK >= since:
                 yield name, tick * TICK, account
 
+    def born(self, name: str, references: int) -> float:
+        """When an account's client was first seen, whatever model and vectors it sent then."""
+        rest = name.partition(":")[2]
+        others = (self._cold.peek(f"{number}:{rest}") for number in range(references))
+        return min(one.born for one in others if one is not None)
+
     def dump(self) -> dict[str, Any]:
         """What a snapshot holds."""
         cold = [
@@ -157,15 +163,16 @@ class Accounts:
 
     def _account(self, dumped: list[Any]) -> Account:
         """One account out of a snapshot."""
-        seen, tally, best, course, *times, born, judged_at = dumped
+        seen, tally, best, course, *times, born, judged_at, suspected = dumped
         made, like = Account(seen, tally, best, *map(float, times)), Account.new(self._channels)
-        made.course, made.born, made.judged_at = Course(course), float(born), float(judged_at)
+        made.course, made.born = Course(course), float(born)
+        made.judged_at, made.suspected = float(judged_at), float(suspected)
         pairs = ((seen, like.seen), (tally, like.tally), (best, like.best))
         if any(one.shape != other.shape or one.dtype != other.dtype for one, other in pairs):
             raise StateError("accounts in a snapshot have other channels")
         counts = 0 <= seen[1] <= seen[0] and bool(((tally[0] >= 0) & (tally[0] <= tally[1])).all())
-        finite = math.isfinite(made.started + made.first_ts + made.born) and bool(np.isfinite(best).all())
-        if not counts or not finite or not max(made.told, made.told_ts, made.judged_at) < math.inf:
+        finite = math.isfinite(made.started + made.first_ts) and made.is_sound() and bool(np.isfinite(best).all())
+        if not counts or not finite or not made.told < math.inf or not made.told_ts < math.inf:
             raise StateError("accounts in a snapshot have no counts")
         return made
 

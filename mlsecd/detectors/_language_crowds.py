@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -26,6 +27,7 @@ __all__ = ["Crowds", "Told"]
 
 _HOUR: Final = 3_600.0
 _LEVEL_MAX: Final = 0.05
+_EXPLAINED: Final = frozenset({Kind.OPEN, Kind.OWN_WORDS})  # by a launch
 _MOST: Final = 0.5  # of the members are a launch's own, where it explains them
 
 
@@ -50,6 +52,8 @@ class Crowds:
 
     Attributes
     ----------
+    watching
+        Since when it has looked.
     memory
         Campaigns by name, and models whose accounts moved at the last look.
     """
@@ -58,6 +62,7 @@ class Crowds:
         self._references, self._params, self._kernels = references, params, kernels
         self._crowds = [None if section is None else Crowd.of(section.arrays, str(i)) for i in range(len(references))]
         self._launches = Launches(params.launches)
+        self.watching = math.inf
         self.memory = Memory(params.max_clients, 2.0 * HALF)
 
     @property
@@ -68,6 +73,7 @@ class Crowds:
 
     def look(self, interval: Interval, states: Iterable[tuple[str, Account]]) -> list[Told]:
         """What there is to tell, where an hour of event time has passed within the interval."""
+        self.watching = min(self.watching, interval.start)
         if not any(self._crowds) or interval.end // _HOUR <= interval.start // _HOUR:
             return []
         nulls, found = [reference.null for reference in self._references], []
@@ -86,20 +92,20 @@ class Crowds:
         """What a look shows, and of which accounts: those that an announced launch explains are set aside for others.
 
         A launch explains its own accounts, but not who works among them: without its accounts the others are judged
-        by themselves.
+        by themselves. And not who hides a list or a prompt among other requests: its customers have nothing to hide.
         """
         told = judge(view, crowd, self.level, self._kernels)
         launch = self._launches.of(self._references[number].model, now)
         if told is None or launch is None or SEVERITY[told.kind] is Severity.INFO:
             return told, view
-        older = np.array([account.recent.born < launch.since for account in view.accounts])
+        older = np.array([not launch.covers(account.recent.born, self.watching) for account in view.accounts])
         if older[told.members].all():
             return told, view
         rest = view.only(older)
         again = judge(rest, crowd, self.level, self._kernels)
         if again is not None:
             return again, rest
-        explained = older[told.members].mean() < _MOST
+        explained = told.kind in _EXPLAINED and older[told.members].mean() < _MOST
         return replace(told, kind=Kind.LAUNCH) if explained else told, view
 
     def _remembered(self, told: Members | None, key: tuple[int, bool]) -> Members | None:

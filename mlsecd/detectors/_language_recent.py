@@ -111,6 +111,8 @@ class Recent:
         if forms.dtype != np.uint64 or forms.ndim != 1 or len(forms) > FORMS:
             raise StateError("forms in a snapshot are damaged")
         first_ts, last_ts, born = map(float, times)
+        if not born > -math.inf:
+            raise StateError("an account in a snapshot was first seen at no time")
         made = cls(float(half), now, before, [int(rows), int(rows_before)], first_ts, last_ts, born)
         made.forms, made.network = array("Q", forms.tobytes()), str(network)
         return made

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import datetime
 import fnmatch
+import math
 from collections.abc import Iterable
 from typing import Annotated, Final, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
-__all__ = ["Launch", "Launches", "Open"]
+from mlsecd.errors import StateError
+
+__all__ = ["Launch", "Launches", "Open", "watching_of"]
 
 _DAY: Final = 86_400.0
 _DAYS_MAX: Final = 31  # that one may last: it is an amnesty for who is odd and new
@@ -21,7 +24,7 @@ _Date = Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """New customers who are expected, with inputs that the baseline does not know."""
 
-    model: Annotated[str, Meta(min_length=1, max_length=256, description="the model, or a glob over its name")] = "*"
+    model: Annotated[str, Meta(min_length=1, max_length=256, description="the model, or a glob over its name")]
     begins: Annotated[_Date, Meta(description="its first day, YYYY-MM-DD (UTC): accounts first seen from then on")]
     ends: Annotated[_Date, Meta(description="its last day, 31 days at most; fit the baseline again by then")]
     reason: Annotated[str, Meta(min_length=3, max_length=200, description="who announced it, and what it is")]
@@ -34,10 +37,27 @@ class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Open(NamedTuple):
-    """A launch that is on: accounts that were first seen at ``since`` or later are its own."""
+    """A launch that is on since a moment, seconds."""
 
     since: float
     reason: str
+
+    def covers(self, born: float, watching: float) -> bool:
+        """Whether an account is new since it began.
+
+        Parameters
+        ----------
+        born
+            When the account was first seen.
+        watching
+            Since when anybody looks. Where that is later than the launch, who comes within a day was there before.
+        """
+        return born >= (self.since if watching <= self.since else watching + _DAY)
+
+    @property
+    def words(self) -> str:
+        """For a finding's reason."""
+        return f"first seen since an announced launch began ({self.reason})"
 
 
 class Launches:
@@ -56,3 +76,17 @@ def _start(date: str) -> float:
     return datetime.datetime.combine(
         datetime.date.fromisoformat(date), datetime.time(), tzinfo=datetime.UTC
     ).timestamp()
+
+
+def watching_of(dumped: float) -> float:
+    """Since when anybody looks, out of a snapshot; infinity: nobody has yet.
+
+    Raises
+    ------
+    StateError
+        It is no moment.
+    """
+    watching = float(dumped)
+    if not watching > -math.inf:
+        raise StateError("a snapshot does not say since when it was made")
+    return watching

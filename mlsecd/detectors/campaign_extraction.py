@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import defaultdict
 from collections.abc import Iterable
 from operator import itemgetter
 from typing import Annotated, Any, ClassVar, Final
@@ -15,7 +14,7 @@ from msgspec import Meta
 from mlsecd.detectors import _campaign_fit as fitting
 from mlsecd.detectors import base
 from mlsecd.detectors._account_groups import Groups, Links, read_links
-from mlsecd.detectors._campaign_excuses import excuse_of, excused
+from mlsecd.detectors._campaign_excuses import Excuse, excused
 from mlsecd.detectors._campaign_memory import LOOKS, Memory
 from mlsecd.detectors._campaign_null import Null
 from mlsecd.detectors._campaign_rehearsal import rehearse
@@ -23,12 +22,12 @@ from mlsecd.detectors._campaign_sketches import Others, Sketch
 from mlsecd.detectors._campaign_telling import DISTANCE, channels_of
 from mlsecd.detectors._campaign_verdict import LOOKALIKES, ODDNESS, Campaign, Crowd, Shift, judge
 from mlsecd.detectors._campaign_view import RING_ROWS, View
-from mlsecd.detectors._campaign_words import evidence_of, reason_of, reason_of_shift
+from mlsecd.detectors._campaign_words import evidence_of, evidence_of_shift, reason_of, reason_of_shift
 from mlsecd.detectors._extraction_calibration import MIN_QUERIES
 from mlsecd.detectors._extraction_fit import NEEDED
-from mlsecd.detectors._extraction_groups import Group, crowd_of, crowds_of, groups_of, route
+from mlsecd.detectors._extraction_groups import Group, crowd_of, groups_of, route
 from mlsecd.detectors._extraction_state import TICK
-from mlsecd.detectors._launches import Launch, Launches
+from mlsecd.detectors._launches import Launch, Launches, watching_of
 from mlsecd.detectors._seasons import DAY, Seasons
 from mlsecd.detectors._waiting import WAITING_MAX, Waiting
 from mlsecd.detectors.base import Detector, DetectorState, Fit, Interval, Maturity, Section, Standing
@@ -128,7 +127,8 @@ class CampaignExtraction(Detector):
         self._counts = {"unscored": 0, "refused": 0}
         self._waiting = Waiting(_NEEDED)
         self._groups = Groups(params.links)
-        self._launches, self._seasons = Launches(params.launches), Seasons()
+        self._launches, self._watching = Launches(params.launches), math.inf
+        self._seasons = Seasons([view.model for view in self._views])
         for view, null in zip(self._views, self._nulls, strict=True):
             rehearse(view, null, kernels)
 
@@ -187,6 +187,7 @@ class CampaignExtraction(Detector):
     def close(self, interval: Interval, states: Iterable[tuple[str, Any]]) -> list[Finding]:
         """Hold accounts against each other, and look for campaigns where an hour (a 24th of the epoch) has passed."""
         accounts: list[tuple[str, Sketch]] = list(states)
+        self._watching = min(self._watching, interval.start)
         waiting: list[list[tuple[str, Sketch]]] = [[] for _ in self._views]
         for name, sketch in accounts:
             if sketch.pending.count:
@@ -216,37 +217,59 @@ class CampaignExtraction(Detector):
 
     def _judge(self, now: float, accounts: list[tuple[str, Sketch]]) -> list[Finding]:
         crowds: dict[str, list[tuple[str, Sketch]]] = {}
-        everybody: dict[str, list[Sketch]] = defaultdict(list)
         for name, sketch in accounts:
-            everybody[crowd_of(name)].append(sketch)
             if sketch.count >= MIN_QUERIES:
                 crowds.setdefault(crowd_of(name), []).append((name, sketch))
+        looks = [(key, self._crowd(members)) for key, members in sorted(crowds.items())]
+        verdicts = [judge(crowd, self._level, self.kernels) for _, crowd in looks]
+        for (_, crowd), verdict in zip(looks, verdicts, strict=True):
+            for sketch, odd in zip(crowd.sketches, verdict.odd.tolist(), strict=True):
+                sketch.judged(sketch.last_ts, odd=odd)
+        self._seasons.look(accounts, now)
+        held = dict(accounts)
         found: list[Finding] = []
         self._memory.shifted = {}
-        for key, members in sorted(crowds.items()):
-            number = _number(key)
-            names, sketches = [name for name, _ in members], [sketch for _, sketch in members]
-            crowd = Crowd(self._views[number], self._nulls[number], names, sketches)
-            verdict = judge(crowd, self._level, self.kernels)
-            for sketch, odd in zip(sketches, verdict.odd.tolist(), strict=True):
-                sketch.judged(sketch.last_ts, odd=odd)
-            self._seasons.look(key, everybody[key], now)
-            excuse = excuse_of(self._seasons.of(key), self._launches.of(crowd.view.model, now))
-            if excuse is not None:
-                verdict = excused(verdict, crowd, excuse, self._level, self.kernels)
-            held = dict(members)
-            found += [self._tell(now, one, held, crowd, synthetic=key.endswith(":1")) for one in verdict.campaigns]
-            self._memory.looked(key, moving=verdict.moving)
-            if verdict.shift is not None:
-                found.append(self._tell_shift(now, verdict.shift, crowd, synthetic=key.endswith(":1")))
+        for (key, crowd), verdict in zip(looks, verdicts, strict=True):
+            excuse = self._excuse(crowd, now, held)
+            told = verdict if excuse is None else excused(verdict, crowd, excuse, self._level, self.kernels)
+            synthetic = key.endswith(":1")
+            found += [self._tell(now, one, crowd, synthetic=synthetic) for one in told.campaigns]
+            self._memory.looked(key, moving=told.moving)
+            if told.shift is not None:
+                found.append(self._tell_shift(now, told.shift, crowd, synthetic=synthetic))
         return found
 
-    def _tell(self, now: float, group: Campaign, held: dict[str, Sketch], crowd: Crowd, *, synthetic: bool) -> Finding:
+    def _crowd(self, members: list[tuple[str, Sketch]]) -> Crowd:
+        number = _number(members[0][0])
+        names, sketches = [name for name, _ in members], [sketch for _, sketch in members]
+        return Crowd(self._views[number], self._nulls[number], names, sketches)
+
+    def _excuse(self, crowd: Crowd, now: float, held: dict[str, Sketch]) -> Excuse | None:
+        """What explains that accounts of a crowd are odd just now, if anything does."""
+        season = self._seasons.of(crowd.names[0])
+        if season is not None:
+            return Excuse(np.array([season.explains(one) for one in crowd.sketches]), season.words, season=True)
+        launch = self._launches.of(crowd.view.model, now)
+        if launch is None:
+            return None
+        new = [launch.covers(self._born(name, held), self._watching) for name in crowd.names]
+        return Excuse(np.array(new), launch.words, season=False)
+
+    def _born(self, name: str, held: dict[str, Sketch]) -> float:
+        """When an account's client was first seen, whatever model and vectors it sent then."""
+        rest = name.partition(":")[2]
+        names = (f"{number}:{rest}" for number in range(len(self._views)))
+        return min(held[one].born for one in names if one in held)
+
+    def _tell(self, now: float, group: Campaign, crowd: Crowd, *, synthetic: bool) -> Finding:
         """A campaign, under the name that it was told by before if it goes on."""
         # near-duplicates or mere distance, or oddness while everybody has been moving for half a day: alone a ticket
         doubtful = {*LOOKALIKES, *DISTANCE, *(ODDNESS if self._memory.moving(crowd_of(group.members[0])) else ())}
         name, earlier = self._memory.name(group.members, now)
+        held = dict(zip(crowd.names, crowd.sketches, strict=True))
         sketches = [held[member] for member in group.members]
+        for sketch in sketches:
+            sketch.suspected = min(sketch.suspected, now)
         evidence = evidence_of(group, sketches, crowd.view.model, crowd.view.view, len(crowd.names))
         evidence["earlier_members"] = earlier
         return self.finding(
@@ -264,6 +287,7 @@ class CampaignExtraction(Detector):
     def _tell_shift(self, now: float, shift: Shift, crowd: Crowd, *, synthetic: bool) -> Finding:
         """Context for on-call: no attack, but certificates of this model stand on another population."""
         reason = reason_of_shift(shift, crowd.view.model, len(crowd.names))
+        evidence = evidence_of_shift(shift, crowd.view.model, len(crowd.names))
         if not synthetic:
             self._memory.shifted[crowd.view.model] = reason
         return self.finding(
@@ -274,7 +298,7 @@ class CampaignExtraction(Detector):
             score=round(shift.value, 4),
             threshold=round(shift.threshold, 4),
             reason=reason,
-            evidence={"accounts": shift.accounts, "active_accounts": len(crowd.names), "model": crowd.view.model},
+            evidence=evidence,
             action="Nothing to stop. If the change is here to stay, record a day and fit the baseline again.",
             synthetic=synthetic,
         )
@@ -307,7 +331,7 @@ class CampaignExtraction(Detector):
             "others": [others.dump() for others in self._others],
             "clock": [self._epoch, self._look],
             "memory": self._memory.dump(),
-            "seasons": self._seasons.dump(),
+            "excuses": [self._watching, self._seasons.dump()],
             "counts": [*self._counts.values(), self._sketches.evicted, self._sketches.refused, self._sketches.kept],
         }
         return pack(_SNAPSHOT, state)
@@ -327,7 +351,8 @@ class CampaignExtraction(Detector):
             clock = None if epoch is None else float(epoch), int(look)
             unscored, refused, evicted, turned_away, kept = map(int, state["counts"])
             memory = Memory.load(self.params.max_clients, self.params.epoch_seconds, state["memory"])
-            seasons = Seasons.load(state["seasons"], crowds_of(len(self._views)))
+            watching, seasons = state["excuses"]
+            watching, seasons = watching_of(watching), self._seasons.loaded(seasons)
             if clock[0] is not None and not math.isfinite(clock[0]):
                 raise StateError("the looks in a snapshot have no beginning")
             self._sketches.load(sketches, kept)
@@ -335,7 +360,8 @@ class CampaignExtraction(Detector):
             raise StateError(f"a snapshot of {self.name} is damaged: {error}") from error
         self._waiting.take()
         self._sketches.evicted, self._sketches.refused = evicted, turned_away
-        (self._epoch, self._look), self._others, self._memory, self._seasons = clock, others, memory, seasons
+        (self._epoch, self._look), self._others, self._memory = clock, others, memory
+        self._watching, self._seasons = watching, seasons
         self._counts = {"unscored": unscored, "refused": refused}
 
     def _fingerprint(self) -> str:

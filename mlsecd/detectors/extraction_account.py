@@ -20,7 +20,7 @@ from mlsecd.detectors._extraction_calibration import MIN_QUERIES
 from mlsecd.detectors._extraction_channels import Reference
 from mlsecd.detectors._extraction_cohorts import Lately
 from mlsecd.detectors._extraction_excuses import Excuses
-from mlsecd.detectors._extraction_groups import Group, compile_for, crowds_of, groups_of, route
+from mlsecd.detectors._extraction_groups import Group, compile_for, groups_of, route
 from mlsecd.detectors._extraction_hideouts import Hideouts, Hider, Together
 from mlsecd.detectors._extraction_hiding import HidingPlan, answered, lost
 from mlsecd.detectors._extraction_level import Level, risen
@@ -35,7 +35,7 @@ from mlsecd.detectors._extraction_words import (
     reason_of_hiding,
     reason_of_together,
 )
-from mlsecd.detectors._seasons import Seasons
+from mlsecd.detectors._launches import watching_of
 from mlsecd.detectors._sections import left_out_of
 from mlsecd.detectors.base import Detector, DetectorState, Fit, Interval, Maturity, Section, Standing
 from mlsecd.errors import MALFORMED, BaselineError, StateError
@@ -308,7 +308,9 @@ class ExtractionAccount(Detector):
         number, synthetic, client = name.split(":", 2)
         reference, level = self._references[int(number)], self._calibration.levels[int(number)]
         evidence = evidence_of(reference, level, account, len(recent), self.kernels)
-        excuse = self._excuses.of(name, account, level.ticket, account.told_ts)
+        excuse = self._excuses.of(name, account, level.ticket, account.told_ts, self._accounts)
+        if excuse is None:
+            account.suspected = min(account.suspected, account.told_ts)
         pages = level.pages(score) and excuse is None
         found = self.finding(
             ts=account.told_ts,
@@ -338,9 +340,10 @@ class ExtractionAccount(Detector):
         if not self._references:
             return Standing(DetectorState.LEARNING, _LEARNING, gauges)
         state, why = self._calibration.state(self._mismatch_run)
-        season = self._excuses.state()
+        season, launches = self._excuses.state()
+        why = "; ".join(filter(None, (season, launches, why)))
         if season and state is DetectorState.ARMED:
-            state, why = DetectorState.SHIFTED, "; ".join(filter(None, (season, why)))
+            state = DetectorState.SHIFTED
         return Standing(state, why, gauges | self._calibration.gauges())
 
     def snapshot(self) -> bytes:
@@ -351,7 +354,7 @@ class ExtractionAccount(Detector):
             "mismatch_run": self._mismatch_run,
             "accounts": self._accounts.dump(),
             "hideouts": self._hideouts.dump(),
-            "seasons": self._excuses.seasons.dump(),
+            "excuses": [self._excuses.watching, self._excuses.seasons.dump()],
         }
         return pack(_SNAPSHOT, state)
 
@@ -364,11 +367,13 @@ class ExtractionAccount(Detector):
             counts = dict(zip(_COUNTERS, map(int, state["counts"]), strict=True))
             run = int(state["mismatch_run"])
             accounts, hideouts = self._accounts.loaded(state["accounts"]), self._hideouts.loaded(state["hideouts"])
-            seasons = Seasons.load(state["seasons"], crowds_of(len(self._references)))
+            watching, seasons = state["excuses"]
+            watching, seasons = watching_of(watching), self._excuses.seasons.loaded(seasons)
         except MALFORMED as error:
             raise StateError(f"a snapshot of {self.name} is damaged: {error}") from error
         self._counts, self._mismatch_run = counts, run
-        self._accounts, self._hideouts, self._excuses.seasons = accounts, hideouts, seasons
+        self._accounts, self._hideouts = accounts, hideouts
+        self._excuses.watching, self._excuses.seasons = watching, seasons
 
     def _fingerprint(self) -> str:
         """What the counts were counted against."""

@@ -19,6 +19,7 @@ from mlsecd.detectors._language_channels import Reference, encode
 from mlsecd.detectors._language_crowds import Crowds, Told
 from mlsecd.detectors._language_resellers import Resellers
 from mlsecd.detectors._language_standing import Calibration, evidence_of, reason_of
+from mlsecd.detectors._launches import watching_of
 from mlsecd.detectors._parameters_books import TICK, Names, Rooms, Who, subject_of
 from mlsecd.detectors._told import is_lately
 from mlsecd.detectors.base import Detector, DetectorState, Fit, Interval, Maturity, Section, Standing
@@ -246,7 +247,7 @@ class ExtractionLanguage(Detector):
             "counts": [self._counts[name] for name in _COUNTERS],
             "accounts": self._accounts.dump(Account.dump),
             "resellers": self._resellers.dump(),
-            "crowds": self._crowds.memory.dump(),
+            "crowds": [self._crowds.watching, self._crowds.memory.dump()],
         }
         return pack(_SNAPSHOT, state)
 
@@ -259,11 +260,13 @@ class ExtractionLanguage(Detector):
                 raise StateError("the snapshot was made with another baseline")
             counts = dict(zip(_COUNTERS, map(int, state["counts"]), strict=True))
             accounts.load(state["accounts"], Account.load)
-            memory = self._crowds.remembered(state["crowds"])
+            watching, remembered = state["crowds"]
+            watching, memory = watching_of(watching), self._crowds.remembered(remembered)
             self._resellers.load(state["resellers"])
         except MALFORMED as error:
             raise StateError(f"a snapshot of {self.name} is damaged: {error}") from error
-        self._counts, self._accounts, self._crowds.memory = counts, accounts, memory
+        self._counts, self._accounts = counts, accounts
+        self._crowds.watching, self._crowds.memory = watching, memory
 
     def _fingerprint(self) -> str:
         """What the counts were counted against."""

@@ -171,7 +171,7 @@ def test_a_season_as_foreign_as_theft_is_told_by_those_who_had_been_calm() -> No
     detector = make()
     found = told(turned(20, 10), detector)
     assert {(one.subject_kind, one.severity) for one in found} == {("model", Severity.INFO)}
-    assert re.search(r": \d+ of \d+ accounts that had been calm for a day have turned, too: a season", found[-1].reason)
+    assert re.search(r": \d+ of \d+ accounts that had been calm for a day have turned: a season", found[-1].reason)
     assert found[-1].evidence["accounts"] >= 28
     assert detector.standing().state is DetectorState.SHIFTED
     again = make()
@@ -185,8 +185,58 @@ def test_accounts_that_are_odd_from_the_start_are_no_season_however_many() -> No
     assert sum(name.startswith("n") for name in found[-1].evidence["clients"]) >= 36
 
 
+def returning(rng: np.random.Generator, name: str) -> dict[str, Any]:
+    """Odd queries, many of them beside one that it had left behind."""
+    x = np.where(rng.random(90)[:, None] < 0.3, copied(rng, 90), ordinary(rng, 90))
+    for i in range(36, 90):
+        if rng.random() < 0.4:
+            x[i] = x[i - 35] + rng.normal(0, 0.05, DIMS)
+    return {"client": name, "x": x, "ts": np.sort(rng.uniform(0, HOUR, 90))}
+
+
+def test_who_comes_back_to_vary_queries_is_told_in_a_season_too() -> None:
+    rng = np.random.default_rng(60)
+    before = traffic(crowd(rng, 30) + crowd(rng, 12, prefix="h"))
+    customers = [account(rng, f"c{i}", 40, share=0.9 * (i < 20)) for i in range(30)]
+    found = told(
+        RequestBatch.concat([before, traffic(customers + [returning(rng, f"h{i}") for i in range(12)], 2 * DAY)])
+    )
+    assert any("had been calm" in one.reason for one in found)
+    last = [one for one in found if one.subject_kind == "campaign"][-1]
+    assert last.severity is Severity.HIGH
+    assert sum(name.startswith("h") for name in last.evidence["clients"]) >= 10
+    assert "comes_back" in {one["channel"] for one in last.evidence["channels"]}
+
+
+def test_a_campaign_of_before_goes_on_in_a_season() -> None:
+    rng = np.random.default_rng(61)
+
+    def thieves() -> list[Any]:
+        return crowd(rng, 15, prefix="h", share=0.6)
+
+    parts = [traffic(crowd(rng, 40) + thieves())]
+    parts += [traffic(crowd(rng, 40) + thieves(), start=2 * DAY)]
+    turn = [account(rng, f"c{i}", 40, share=0.9 * (i < 30)) for i in range(40)]
+    parts += [traffic(turn + thieves(), start=4 * DAY)]
+    found = [one for one in told(RequestBatch.concat(parts)) if one.ts > 4 * DAY + HOUR / 2]
+    assert any("had been calm" in one.reason for one in found)
+    campaigns = [one for one in found if one.subject_kind == "campaign"]
+    assert campaigns
+    assert sum(name.startswith("h") for name in campaigns[-1].evidence["clients"]) >= 13
+
+
+@pytest.mark.parametrize("customers", [30, 8])
+def test_where_everybody_is_explained_nobody_is_left_to_judge(customers: int) -> None:
+    rng = np.random.default_rng(62)
+    before, detector = traffic(crowd(rng, customers, network="198.51.100.4")), make()
+    turn = traffic(crowd(rng, customers, share=0.9, network="198.51.100.4"), start=2 * DAY)
+    found = told(RequestBatch.concat([before, turn]), detector)
+    assert found[-1].severity is Severity.INFO
+    assert found[-1].evidence["accounts"] == customers
+
+
 def launched(**columns: str) -> Params:
-    given = {"begins": "2027-01-11", "ends": "2027-01-12", "reason": "scanner 2.0", **columns}
+    given = {"model": "*", "begins": "2027-01-11", "ends": "2027-01-12", "reason": "scanner 2.0", **columns}
     return msgspec.structs.replace(PARAMS, launches=(msgspec.convert(given, Launch),))
 
 
@@ -204,7 +254,8 @@ def test_an_announced_launch_is_a_shift_and_hides_nobody_who_was_there_before() 
         assert {one.subject_kind for one in found} == kinds
     found = told(RequestBatch.concat([before, launch]), make(params=launched()))
     assert {one.severity for one in found} == {Severity.INFO}
-    assert "new since an announced launch began (scanner 2.0)" in found[-1].reason
+    assert "first seen since an announced launch began (scanner 2.0)" in found[-1].reason
+    assert set(found[-1].evidence["explained_clients"]) >= {f"n{i}" for i in range(24)}
     assert found[-1].evidence["accounts"] >= 24
     turn = [account(rng, f"h{i}", 40, share=0.5) for i in range(12)]
     both = told(RequestBatch.concat([before, traffic(calm + new + turn, start=LAUNCHED)]), make(params=launched()))
@@ -248,18 +299,19 @@ def test_what_a_launch_explains(
     """Accounts a to f are new; ``left`` is what is told, None: what the rest shows."""
     names, fold = list("abcdefuvwxyz"), make()
     sketches = [Sketch.new(fold._views[0]) for _ in names]
-    for name, sketch in zip(names, sketches, strict=True):
-        sketch.born = 10.0 if name <= "f" else 5.0
     among = Crowd(fold._views[0], fold._nulls[0], names, sketches)
     judged: list[list[str]] = []
 
     def judge(crowd: Crowd, level: float, kernels: Any) -> Verdict:
         judged.append(list(crowd.names))
-        return Verdict(rest, None, moving=False, odd=np.zeros(len(crowd.names), bool))
+        nobody = np.zeros(len(crowd.names), bool)
+        return Verdict(rest, None, moving=False, odd=nobody, returning=nobody)
 
     monkeypatch.setattr(_campaign_excuses, "judge", judge)
-    verdict = Verdict([first], None, moving=False, odd=np.zeros(len(names), bool))
-    made = _campaign_excuses.excused(verdict, among, _campaign_excuses.Excuse(7.0, "why"), 0.01, cpu)
+    nobody = np.zeros(len(names), bool)
+    verdict = Verdict([first], None, moving=False, odd=nobody, returning=nobody)
+    excuse = _campaign_excuses.Excuse(np.array([name <= "f" for name in names]), "why", season=False)
+    made = _campaign_excuses.excused(verdict, among, excuse, 0.01, cpu)
     assert made.campaigns == (rest if left is None else left)
     if made is not verdict:
         assert judged == [[name for name in names if not ("a" <= name <= "f" and name in first.members)]]
@@ -267,7 +319,7 @@ def test_what_a_launch_explains(
         assert (made.shift.why, made.shift.accounts, made.moving) == (
             "why",
             len(set(first.members) & set("abcdef")),
-            True,
+            False,
         )
 
 

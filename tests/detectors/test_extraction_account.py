@@ -23,6 +23,7 @@ from mlsecd.detectors._extraction_fit import materials_of
 from mlsecd.detectors._extraction_level import clients_needed, level_of, tail_of
 from mlsecd.detectors._extraction_null import RARE_TAILS, cuts_of, null_of, scale_of, sharp_null_of
 from mlsecd.detectors._launches import Launch
+from mlsecd.detectors._seasons import Course
 from mlsecd.detectors.base import DetectorState, Fit, Section
 from mlsecd.detectors.extraction_account import DETECTOR, ExtractionAccount, Params
 from mlsecd.errors import BaselineError, StateError
@@ -210,6 +211,71 @@ def test_a_season_explains_oddness_and_nothing_else() -> None:
             assert re.search(r'"m": \d+ of 1\d accounts that had been calm', detector.standing().why)
         else:
             assert detector.standing().state is DetectorState.ARMED
+
+
+def severities(found: list[Finding], since: float = 0.0) -> set[Severity]:
+    return {one.severity for one in found if one.ts >= since}
+
+
+def test_a_season_explains_no_thief_of_a_day_before() -> None:
+    rng = np.random.default_rng(81)
+    thief = [batch(*odd(rng, 100), "thief", start=start, step=60.0) for start in (HOUR, 2 * DAY + HOUR)]
+    found = folded(make(), *turned(12, 9), *thief, *newcomers(2 * DAY + 2 * HOUR))
+    assert severities(found["new"]) == {Severity.INFO}
+    assert severities(found["thief"], since=2 * DAY) == {Severity.HIGH}
+
+
+def test_a_season_ends_where_nobody_comes_and_a_gap_hides_no_hour() -> None:
+    rng = np.random.default_rng(82)
+    late = batch(*odd(rng, 300), "late", start=32 * DAY + 10.0, step=10.0)
+    for more in (newcomers(2 * DAY + 2 * HOUR), []):
+        detector = make()
+        found = folded(detector, *turned(12, 9), *more, late)
+        assert severities(found["late"]) == {Severity.HIGH}
+        courses = {name: one.course for name, _, one in detector._accounts._cold.dump()}
+        assert {courses[f"0:0:c{i}"] for i in range(9)} <= {Course.TURNED, Course.ODD}
+        assert detector.standing().state is DetectorState.ARMED
+
+
+def both(x: Any, label: Any, client: str, *, start: float, step: float, whole: bool = True) -> RequestBatch:
+    """With both vectors, or the inputs alone."""
+    features = np.tanh(x) if whole else None
+    return batch(x, label, client, start=start, step=step, features=features, input_features=x, scores=None)
+
+
+def test_to_leave_out_a_vector_makes_nobody_new_and_no_season_of_a_few() -> None:
+    rng = np.random.default_rng(83)
+    start = datetime.datetime(2027, 1, 11, tzinfo=datetime.UTC).timestamp()
+    town = [both(*queries(rng, 20), f"c{i}", start=at + i, step=120.0) for at in (0.0, 2 * DAY) for i in range(40)]
+    few = [both(*queries(rng, 20), f"s{i}", start=50.5 + i, step=30.0, whole=False) for i in range(7)]
+    few += [both(*odd(rng, 12), f"s{i}", start=2 * DAY + 0.5 + i, step=60.0, whole=False) for i in range(7)]
+    thief = both(*odd(rng, 60), "thief", start=2 * DAY + 1.9 * HOUR, step=5.0)
+    detector = make(fitted_both().section)
+    found = folded(detector, *town, *few, thief)
+    assert severities(found["thief"]) == {Severity.HIGH}
+    assert detector.standing().state is DetectorState.ARMED
+    launch = Launch(model="m", begins="2027-01-11", ends="2027-01-12", reason="scanner 2.0")
+    older = both(*queries(rng, 30), "older", start=start - HOUR, step=10.0)
+    for whole in (True, False):
+        turns = both(*odd(rng, 60), "older", start=start + HOUR, step=5.0, whole=whole)
+        found = folded(make(fitted_both().section, launches=(launch,)), older, turns)
+        assert severities(found["older"]) <= {Severity.HIGH, Severity.LOW}
+
+
+def test_who_looks_only_since_a_launch_takes_nobody_of_its_first_day_for_new() -> None:
+    rng = np.random.default_rng(84)
+    start = datetime.datetime(2027, 1, 13, tzinfo=datetime.UTC).timestamp()
+    launch = Launch(model="m", begins="2027-01-11", ends="2027-01-20", reason="scanner 2.0")
+    detector = make(launches=(launch,))
+    there = [batch(*odd(rng, 60), "there", start=start + days * DAY + HOUR, step=60.0) for days in (0, 1.5)]
+    found = folded(detector, batch(*queries(rng, 30), "c", start=start), *there, *newcomers(start + 1.5 * DAY))
+    assert severities(found["there"]) == {Severity.HIGH}
+    assert severities(found["new"]) == {Severity.INFO}
+    standing = detector.standing()
+    assert (standing.state, standing.why) == (DetectorState.ARMED, '"m": new accounts are context (scanner 2.0)')
+    again = make(launches=(launch,))
+    again.restore(detector.snapshot())
+    assert again._excuses.watching == detector._excuses.watching == start
 
 
 def test_synthetic_accounts_make_no_season() -> None:

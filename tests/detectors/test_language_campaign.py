@@ -165,7 +165,7 @@ def test_an_announced_launch_is_context_whatever_its_forms(model: str, severity:
 
 
 def test_an_announced_launch_hides_nobody_who_was_there_before() -> None:
-    launch = Launch(begins="2027-01-11", ends="2027-01-12", reason="assistant 2.0")
+    launch = Launch(model="m", begins="2027-01-11", ends="2027-01-12", reason="assistant 2.0")
     ordinary, thieves = town(2, 120, "o"), hydra(3, 30)
     rest = [f"hydra{i:02d}" for i in range(30)]
     names = {who for who in thieves.text("client").values if who.startswith("hydra")}
@@ -179,8 +179,8 @@ def test_an_announced_launch_hides_nobody_who_was_there_before() -> None:
     named = set(told_of[-1]["evidence"]["clients"])
     assert len(named & names) >= 25
     assert not any(name.startswith("new") for name in named)
-    younger = told(make(launches=(launch,)), at(LAUNCHED - 2 * HALF, ordinary), at(LAUNCHED, ordinary, thieves, new))
-    assert severities(younger) == {"info"}
+    younger = told(make(launches=(launch,)), at(LAUNCHED - 2 * HALF, ordinary), at(LAUNCHED, ordinary, thieves))
+    assert severities(younger) == {"medium"}, "customers have nothing to hide among other requests"
 
 
 @pytest.mark.parametrize("share", [0.2, 0.8])

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import datetime
+import math
 
 import msgspec
 import pytest
 
-from mlsecd.detectors._launches import Launch, Launches, Open
+from mlsecd.detectors._launches import Launch, Launches, Open, watching_of
+from mlsecd.errors import StateError
 
 DAY = 86_400.0
 
@@ -14,8 +16,8 @@ def at(day: str) -> float:
     return datetime.datetime.fromisoformat(day).replace(tzinfo=datetime.UTC).timestamp()
 
 
-def launch(**columns: str) -> Launch:
-    given = {"begins": "2027-01-11", "ends": "2027-01-24", "reason": "scanner 2.0", **columns}
+def launch(**columns: str | None) -> Launch:
+    given = {"model": "m", "begins": "2027-01-11", "ends": "2027-01-24", "reason": "scanner 2.0", **columns}
     return msgspec.convert(given, Launch)
 
 
@@ -47,12 +49,25 @@ def test_of_two_launches_the_first_says_who_is_new() -> None:
         {"begins": "soon"},
         {"reason": ""},
         {"model": ""},
+        {"model": None},
         {"until": "2027-01-24"},
     ],
 )
-def test_what_is_no_launch_is_refused(columns: dict[str, str]) -> None:
+def test_what_is_no_launch_is_refused(columns: dict[str, str | None]) -> None:
     with pytest.raises(msgspec.ValidationError):
         launch(**columns)
+
+
+def test_who_is_new_is_new_to_those_who_look() -> None:
+    on = Open(10 * DAY, "why")
+    assert on.covers(10 * DAY, watching=0.0)
+    assert not on.covers(10 * DAY - 1.0, watching=0.0)
+    assert not on.covers(12 * DAY - 1.0, watching=11 * DAY), "who comes within a day was there before"
+    assert on.covers(12 * DAY, watching=11 * DAY)
+    assert not on.covers(11 * DAY, watching=math.inf), "nobody has looked yet"
+    assert watching_of(11 * DAY) == 11 * DAY
+    with pytest.raises(StateError):
+        watching_of(math.nan)
 
 
 def test_a_launch_may_last_one_day_or_a_month() -> None:

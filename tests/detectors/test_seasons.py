@@ -15,6 +15,19 @@ def crowd(calm: int, turned: int, judged_at: float, born: float = 0.0) -> list[P
     return [Past(born=born, judged_at=judged_at, course=course) for course in courses]
 
 
+def named(pasts: list[Past], prefix: str = "0:0:") -> list[tuple[str, Past]]:
+    """By name: number of the reference, whether it is synthetic, and the client."""
+    return [(f"{prefix}c{i}", past) for i, past in enumerate(pasts)]
+
+
+def seen(*looks: tuple[list[Past], float]) -> Season | None:
+    """The season after looks, each with its moment."""
+    seasons = Seasons(["m"])
+    for pasts, now in looks:
+        seasons.look(named(pasts), now)
+    return seasons.of("0:0:anyone")
+
+
 @pytest.mark.parametrize(
     ("judgements", "course"),
     [
@@ -39,45 +52,91 @@ def test_what_an_account_was(judgements: list[tuple[float, bool]], course: Cours
 @pytest.mark.parametrize(
     ("accounts", "season"),
     [
-        (crowd(3, 3, 2 * DAY), Season(3, 6)),
+        (crowd(3, 3, 2 * DAY), (3, 6)),
         (crowd(4, 3, 2 * DAY), None),  # most are as they were
         (crowd(2, 3, 2 * DAY), None),  # too few to speak for all
         (crowd(0, 6, 2 * DAY, born=1.5 * DAY), None),  # of one day: who knows what they were
-        (
-            crowd(3, 3, 2 * DAY) + [Past(born=0.0, judged_at=2 * DAY, course=Course.ODD)] * 50,
-            Season(3, 6),
-        ),  # thieves speak for nobody
+        (crowd(3, 3, 2 * DAY) + [Past(born=0.0, judged_at=2 * DAY, course=Course.ODD)] * 50, (3, 6)),  # thieves
         (crowd(0, 6, 2 * DAY) + crowd(13, 0, 2 * DAY - 7 * HOUR), None),  # in the night a few are most of them
-        (crowd(0, 6, 2 * DAY) + crowd(12, 0, 2 * DAY - 7 * HOUR), Season(6, 6)),
-        (crowd(0, 6, 2 * DAY) + crowd(99, 0, DAY), Season(6, 6)),  # who comes no more
+        (crowd(0, 6, 2 * DAY) + crowd(12, 0, 2 * DAY - 7 * HOUR), (6, 6)),
+        (crowd(0, 6, 2 * DAY) + crowd(99, 0, DAY), (6, 6)),  # who comes no more
+        (crowd(0, 6, 9 * DAY) + crowd(1, 1, 2 * DAY), None),  # they came before the clock was set back
     ],
 )
-def test_a_season_is_most_of_those_who_had_been_calm(accounts: list[Past], season: Season | None) -> None:
-    seasons = Seasons()
-    seasons.look("0:0", accounts, 2 * DAY)
-    assert seasons.of("0:0") == season
-    assert seasons.of("1:0") is None
+def test_a_season_is_most_of_those_who_had_been_calm(accounts: list[Past], season: tuple[int, int] | None) -> None:
+    assert seen((accounts, 2 * DAY)) == (None if season is None else Season(*season, 2 * DAY))
 
 
 def test_a_season_stays_until_a_day_shows_another() -> None:
-    seasons = Seasons()
-    seasons.look("0:0", crowd(0, 6, 2 * DAY), 2 * DAY)
-    seasons.look("0:0", crowd(2, 1, 2 * DAY), 2 * DAY + HOUR)
-    assert seasons.of("0:0") == Season(1, 3)
-    assert "1 of 3 accounts that had been calm for a day have turned, too" in Season(1, 3).words
-    seasons.look("0:0", crowd(3, 1, 2 * DAY), 2 * DAY + HOUR)
-    assert seasons.of("0:0") is None
-    seasons.look("0:0", crowd(2, 1, 2 * DAY), 2 * DAY + HOUR)
-    assert seasons.of("0:0") is None, "it takes more to begin"
-    seasons.look("0:0", crowd(0, 6, 2 * DAY), 2 * DAY)
-    seasons.look("0:0", crowd(0, 6, 2 * DAY), 3 * DAY)
-    assert seasons.of("0:0") is None, "nobody came for a day"
+    began = (crowd(0, 6, 2 * DAY), 2 * DAY)
+    on = seen(began, (crowd(2, 1, 2 * DAY), 2 * DAY + HOUR))
+    assert on == Season(1, 3, 2 * DAY)
+    assert "1 of 3 accounts that had been calm for a day have turned: a season" in on.words
+    assert seen(began, (crowd(3, 1, 2 * DAY), 2 * DAY + HOUR)) is None
+    assert seen((crowd(2, 1, 2 * DAY), 2 * DAY + HOUR)) is None, "it takes more to begin"
+    assert seen(began, (crowd(0, 6, 2 * DAY), 3 * DAY)) is None, "nobody came for a day"
+    assert seen(began, ([], 3 * DAY)) is None, "nobody is left"
+
+
+def test_a_model_has_one_season_whatever_vectors_its_clients_send() -> None:
+    """Of a view that nobody else uses, a few accounts are most."""
+    seasons, now = Seasons(["m", "m", "other"]), 2 * DAY
+    few, many = named(crowd(0, 7, now), "1:0:t"), named(crowd(90, 0, now))
+    seasons.look(few + many, now)
+    assert seasons.of("1:0:x") is None
+    seasons.look(few, now)
+    assert seasons.of("1:0:x") == seasons.of("0:0:x") == Season(7, 7, now)
+    assert seasons.of("2:0:x") is seasons.of("0:1:x") is None
+    assert seasons.state() == f'"m": {Season(7, 7, now).words}'
+
+
+def test_a_client_of_two_views_is_one() -> None:
+    now = 2 * DAY
+    one = Past(born=0.0, judged_at=now - HOUR, course=Course.CALM)
+    other = Past(born=1.9 * DAY, judged_at=now, course=Course.ODD)
+    assert one.with_other(other) == Past(born=0.0, judged_at=now, course=Course.ODD)
+    seasons = Seasons(["m", "m"])
+    five = crowd(0, 5, now)
+    seasons.look(named(five) + named(five, "1:0:"), now)
+    assert seasons.of("0:0:c0") is None, "five accounts, not ten"
+
+
+def test_synthetic_accounts_have_a_season_of_their_own_that_is_nobodys_state() -> None:
+    seasons = Seasons(["m"])
+    seasons.look(named(crowd(0, 7, 2 * DAY), "0:1:"), 2 * DAY)
+    assert seasons.of("0:1:x") is not None
+    assert seasons.of("0:0:x") is None
+    assert not seasons.state()
+
+
+def test_a_season_explains_nobody_who_was_told_of_a_day_before() -> None:
+    season = Season(6, 6, 5 * DAY)
+    assert season.explains(Past(suspected=4 * DAY))
+    assert not season.explains(Past(suspected=4 * DAY - 1.0))
+    thief = Past(born=0.0, suspected=DAY)
+    thief.judged(2 * DAY, odd=True)
+    assert not season.explains(thief)
+    thief.judged(3 * DAY, odd=False)
+    assert season.explains(thief), "it was calm since"
 
 
 def test_seasons_go_through_a_snapshot() -> None:
-    seasons = Seasons()
-    seasons.look("0:0", crowd(0, 6, 2 * DAY), 2 * DAY)
-    assert Seasons.load(seasons.dump(), {"0:0"}).of("0:0") == Season(6, 6)
-    for dumped in ([["9:0", 1, 2]], [["0:0", 3, 2]], [["0:0", -1, 2]]):
+    seasons = Seasons(["m"])
+    seasons.look(named(crowd(0, 6, 2 * DAY)), 2 * DAY)
+    assert seasons.loaded(seasons.dump()).of("0:0:x") == Season(6, 6, 2 * DAY)
+    for dumped in (["9:0", 1, 2, 0.0], ["0:0", 3, 2, 0.0], ["0:0", -1, 2, 0.0], ["0:0", 1, 2, math.nan]):
         with pytest.raises(StateError):
-            Seasons.load(dumped, {"0:0"})
+            seasons.loaded([dumped])
+
+
+def test_a_past_at_no_time_is_none() -> None:
+    assert Past(born=0.0).is_sound()
+    for born, judged_at, suspected in (
+        (math.nan, 0.0, 0.0),
+        (math.inf, 0.0, 0.0),
+        (0.0, math.nan, 0.0),
+        (0.0, math.inf, 0.0),
+        (0.0, 0.0, math.nan),
+        (0.0, 0.0, -math.inf),
+    ):
+        assert not Past(born=born, judged_at=judged_at, suspected=suspected).is_sound()
