@@ -39,7 +39,7 @@ LAUNCHES = """\
 # A launch is announced for a month at the most: what accounts that are first seen in it send may be new to the
 # model, and is told as info. Whoever varies queries again and again is told as ever.
 # [[launches]]
-# model = "*"                      # the model, or a glob over its name
+# model = "faces-*"                # the model, or a glob over its name
 # begins = "2027-01-11"            # its first day (UTC)
 # ends = "2027-01-24"              # its last: fit the baseline again by then
 # reason = "scanner app 2.0, J. Doe, ticket 4712"
