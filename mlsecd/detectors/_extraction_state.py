@@ -35,10 +35,8 @@ class Account(Past):
         int16[2, C]: fired and tried, by channel.
     best
         float64[C]: highest scaled tails of the path.
-    started
-        The tick of its first row, seconds.
     first_ts
-        Completion of its first row, seconds.
+        Completion of its first row, seconds; its epoch starts with that row's tick.
     told, told_ts
         The highest score that was told, and when something was told last.
     """
@@ -46,7 +44,6 @@ class Account(Past):
     seen: NDArray[np.int64]
     tally: NDArray[np.int16]
     best: NDArray[np.float64]
-    started: float = 0.0
     first_ts: float = 0.0
     told: float = -np.inf
     told_ts: float = -np.inf
@@ -58,7 +55,7 @@ class Account(Past):
 
     def times(self) -> tuple[float, ...]:
         """Those of a snapshot, and between them what was told."""
-        return self.started, self.first_ts, self.told, self.told_ts, self.born, self.judged_at, self.suspected
+        return self.first_ts, self.told, self.told_ts, self.born, self.judged_at, self.suspected
 
 
 class Accounts:
@@ -103,16 +100,16 @@ class Accounts:
         account = self._cold.touch(name, tick)
         if account is None:
             return None
-        if account.seen[0] and tick - account.started >= epoch_seconds:
+        if account.seen[0] and tick - account.first_ts // TICK * TICK >= epoch_seconds:
             account.seen[:] = 0
             account.tally[:] = 0
             account.best[:] = 0.0
             account.told, account.told_ts = -np.inf, -np.inf
-        account.started, account.born = min(account.started, tick), min(account.born, first_ts)  # unless set back
+        account.first_ts, account.born = min(account.first_ts, first_ts), min(account.born, first_ts)  # unless set back
         if account.told_ts >= tick + TICK:
             account.told_ts = -np.inf
         if not account.seen[0]:
-            account.started, account.first_ts = tick, first_ts
+            account.first_ts = first_ts
             self._hot.drop(name)  # it may be of an account of this name that made room before
         recent = self._hot.touch(name, tick)
         return account, Recent(self._shape(name)[0], 0) if recent is None else recent
@@ -171,7 +168,7 @@ class Accounts:
         if any(one.shape != other.shape or one.dtype != other.dtype for one, other in pairs):
             raise StateError("accounts in a snapshot have other channels")
         counts = 0 <= seen[1] <= seen[0] and bool(((tally[0] >= 0) & (tally[0] <= tally[1])).all())
-        finite = math.isfinite(made.started + made.first_ts) and made.is_sound() and bool(np.isfinite(best).all())
+        finite = math.isfinite(made.first_ts) and made.is_sound() and bool(np.isfinite(best).all())
         if not counts or not finite or not made.told < math.inf or not made.told_ts < math.inf:
             raise StateError("accounts in a snapshot have no counts")
         return made
