@@ -122,7 +122,7 @@ def test_announced_launches_are_handed_down_to_those_who_look_at_accounts() -> N
         (row.replace("2027-01-24", "2027-01-10"), 1, "a launch lasts 1 to 31 days, and this one 0"),
         (row.replace("2027-01-24", "2027-03-24"), 1, "a launch lasts 1 to 31 days, and this one 73"),
         (row.replace("01-24", "01-32"), 1, "day is out of range for month"),
-        (row.replace('"2027-01-24"', '"soon"'), 4, '"ends": must be its last day, 31 days at most'),
+        (row.replace('"2027-01-24"', '"soon"'), 4, '"ends": must be its last day, YYYY-MM-DD (UTC), of 31 at most'),
         (row.replace("ends", "expires"), 4, 'unknown key "expires"'),
     ):
         (problem, *_) = problems(wrong)

@@ -26,7 +26,7 @@ class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     model: Annotated[str, Meta(min_length=1, max_length=256, description="the model, or a glob over its name")]
     begins: Annotated[_Date, Meta(description="its first day, YYYY-MM-DD (UTC): accounts first seen from then on")]
-    ends: Annotated[_Date, Meta(description="its last day, 31 days at most; fit the baseline again by then")]
+    ends: Annotated[_Date, Meta(description="its last day, YYYY-MM-DD (UTC), of 31 at most: fit again by then")]
     reason: Annotated[str, Meta(min_length=3, max_length=200, description="who announced it, and what it is")]
 
     def __post_init__(self) -> None:
