@@ -37,7 +37,8 @@ EXCEPTIONS = """\
 
 LAUNCHES = """\
 # A launch is announced for a month at the most: what accounts that are first seen in it send may be new to the
-# model, and is told as info. Whoever varies queries again and again is told as ever.
+# model, and is told as info; so is a thief who comes then, and does no more. Whoever varies queries again and again
+# is told as ever.
 # [[launches]]
 # model = "faces-*"                # the model, or a glob over its name
 # begins = "2027-01-11"            # its first day (UTC)
