@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlsecd.detectors._campaign_view import CELL_BITS, RING_ROWS, TRAIL, View
-from mlsecd.detectors._seasons import Course, Past
+from mlsecd.detectors._seasons import Past
 from mlsecd.errors import StateError
 from mlsecd.kernels import Kernels
 from mlsecd.kernels.rings import make_ring
@@ -80,9 +80,10 @@ class Sketch(Past):
         kinds = rows.kinds[start:stop]
         rows.values[start:stop, -4] = (kinds & 1) * (kinds > 0)
         rows.values[start:stop, -3] = (kinds >> 1 & 1) * (kinds > 0)
+        first_ts = float(rows.ts[start])
         if not self.rows:
-            self.first_ts = float(rows.ts[start])
-        self.born = min(self.born, float(rows.ts[start]))
+            self.first_ts = first_ts
+        self.born = min(self.born, first_ts)
         self.last_ts = float(rows.ts[stop - 1])
         self.rows += stop - start
         self.count += kernels.add_rows(rows.values, rows.kinds, start, stop, self.sums)
@@ -112,9 +113,9 @@ class Sketch(Past):
         """What a snapshot holds."""
         waiting = self.pending
         held = [np.concatenate(part) if part else None for part in (waiting.codes, waiting.labels, waiting.keys)]
-        past = [self.born, self.judged_at, self.suspected, self.course]
-        numbers = [self.count, self.rows, self.first_ts, self.last_ts, *past]
-        return [self.recent.dump(), self.sums, self.cells, numbers, list(self.groups.items()), held]
+        numbers = [self.count, self.rows, self.first_ts, self.last_ts]
+        groups = list(self.groups.items())
+        return [self.recent.dump(), self.sums, self.cells, numbers, self.dump_past(), groups, held]
 
     @classmethod
     def load(cls, view: View, dumped: list[Any]) -> Sketch:
@@ -125,7 +126,7 @@ class Sketch(Past):
         StateError
             It is of another shape.
         """
-        recent, sums, cells, (count, rows, first_ts, last_ts, *past, course), groups, held = dumped
+        recent, sums, cells, (count, rows, first_ts, last_ts), past, groups, held = dumped
         made = cls.new(view)
         pairs = ((sums, made.sums), (cells, made.cells))
         if any(one.shape != like.shape or one.dtype != like.dtype for one, like in pairs):
@@ -134,10 +135,9 @@ class Sketch(Past):
         made.sums, made.cells = sums, cells
         made.count, made.rows = int(count), int(rows)
         made.first_ts, made.last_ts = float(first_ts), float(last_ts)
-        (made.born, made.judged_at, made.suspected), made.course = map(float, past), Course(course)
+        made.load_past(past)
         made.groups = {str(kind): str(value) for kind, value in groups}
-        timed = math.isfinite(made.first_ts + made.last_ts) and made.is_sound()
-        if made.count < 0 or made.rows < made.count or not timed:
+        if made.count < 0 or made.rows < made.count or not math.isfinite(made.first_ts + made.last_ts):
             raise StateError("accounts in a snapshot have no counts")
         if held[0] is not None:
             made.pending = _waiting(view, *held)

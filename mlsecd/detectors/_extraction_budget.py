@@ -7,7 +7,7 @@ from typing import Annotated, Final
 from msgspec import Meta
 
 from mlsecd.detectors import base
-from mlsecd.detectors._launches import Launch
+from mlsecd.detectors._launches import Announced
 
 __all__ = ["WEEK", "BudgetParams", "level_asked"]
 
@@ -40,9 +40,7 @@ class BudgetParams(base.Params, frozen=True):
     repeat_seconds: Annotated[
         float, Meta(ge=10, le=86_400, description="event time between repeats of a finding that goes on")
     ] = 300.0
-    launches: Annotated[
-        tuple[Launch, ...], Meta(max_length=100, description="announced launches, beside those of [[launches]]")
-    ] = ()
+    launches: Announced = ()
     max_models: Annotated[int, Meta(ge=1, le=64, description="models that a baseline holds, largest first")] = 8
 
 

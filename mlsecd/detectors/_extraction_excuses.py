@@ -14,7 +14,7 @@ from mlsecd.detectors._extraction_calibration import MIN_QUERIES
 from mlsecd.detectors._extraction_channels import Reference
 from mlsecd.detectors._extraction_state import Account, Accounts
 from mlsecd.detectors._launches import Launch, Launches
-from mlsecd.detectors._seasons import DAY, Past, Seasons
+from mlsecd.detectors._seasons import DAY, Past, Seasons, born_of
 from mlsecd.detectors.base import Interval
 from mlsecd.kernels import Kernels
 
@@ -37,21 +37,22 @@ class Excuses:
 
     Attributes
     ----------
-    watching, seasons
-        Since when it has looked, and what it saw; a snapshot holds both.
+    launches, seasons
+        What was announced, and what accounts show; a snapshot holds of both what was seen.
     """
 
     def __init__(self, launches: Iterable[Launch], references: Sequence[Reference], kernels: Kernels) -> None:
-        self._launches, self._kernels = Launches(launches), kernels
+        self.launches, self._kernels = Launches(launches), kernels
         self._models = [reference.model for reference in references]
         self._singles = kernels.CHANNELS.index("knn") if references else 0
         self._nulls = [reference.plan.null[:, : self._singles] for reference in references]
         self._now = -math.inf
-        self.watching, self.seasons = math.inf, Seasons(self._models)
+        self.seasons = Seasons(self._models)
 
     def look(self, interval: Interval, accounts: Accounts) -> None:
         """Judge the accounts that came since the last look, where an hour of event time has passed."""
-        self.watching, self._now = min(self.watching, interval.start), interval.end
+        self.launches.watch(interval.start)
+        self._now = interval.end
         since = interval.start // _HOUR * _HOUR
         if self._now // _HOUR * _HOUR <= since:
             return
@@ -82,13 +83,13 @@ class Excuses:
         season = self.seasons.of(name)
         if season is not None and season.explains(account):
             return season.words
-        launch = self._launches.of(self._models[int(name.partition(":")[0])], ts)
-        if launch is not None and launch.covers(accounts.born(name, len(self._models)), self.watching):
+        launch = self.launches.of(self._models[int(name.partition(":")[0])], ts)
+        if launch is not None and born_of(name, len(self._models), accounts.peek) >= launch.since:
             return launch.words
         return None
 
     def state(self) -> tuple[str, str]:
         """Why certificates do not hold just now, and which launches are on; empty: there is no such thing."""
-        on = {model: self._launches.of(model, self._now) for model in self._models}
+        on = {model: self.launches.of(model, self._now) for model in self._models}
         told = [f'"{model}": new accounts are context ({one.reason})' for model, one in on.items() if one is not None]
         return self.seasons.state(), "; ".join(told)

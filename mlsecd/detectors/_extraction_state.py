@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mlsecd.detectors._seasons import Course, Past
+from mlsecd.detectors._seasons import Past
 from mlsecd.errors import StateError
 from mlsecd.windows.keyed import Keyed
 from mlsecd.windows.recent import Recent
@@ -52,10 +52,6 @@ class Account(Past):
     def new(cls, channels: int) -> Account:
         """An account without rows."""
         return cls(np.zeros(2, np.int64), np.zeros((2, channels), np.int16), np.zeros(channels))
-
-    def times(self) -> tuple[float, ...]:
-        """Those of a snapshot, and between them what was told."""
-        return self.first_ts, self.told, self.told_ts, self.born, self.judged_at, self.suspected
 
 
 class Accounts:
@@ -120,16 +116,14 @@ class Accounts:
             if tick * TICK >= since:
                 yield name, tick * TICK, account
 
-    def born(self, name: str, references: int) -> float:
-        """When an account's client was first seen, whatever model and vectors it sent then."""
-        rest = name.partition(":")[2]
-        others = (self._cold.peek(f"{number}:{rest}") for number in range(references))
-        return min(one.born for one in others if one is not None)
+    def peek(self, name: str) -> Account | None:
+        """An account, untouched."""
+        return self._cold.peek(name)
 
     def dump(self) -> dict[str, Any]:
         """What a snapshot holds."""
         cold = [
-            (name, tick, [one.seen, one.tally, one.best, one.course, *one.times()])
+            (name, tick, [one.seen, one.tally, one.best, one.first_ts, one.told, one.told_ts, one.dump_past()])
             for name, tick, one in self._cold.dump()
         ]
         hot = [(name, tick, recent.dump()) for name, tick, recent in self._hot.dump()]
@@ -160,15 +154,14 @@ class Accounts:
 
     def _account(self, dumped: list[Any]) -> Account:
         """One account out of a snapshot."""
-        seen, tally, best, course, *times, born, judged_at, suspected = dumped
+        seen, tally, best, *times, past = dumped
         made, like = Account(seen, tally, best, *map(float, times)), Account.new(self._channels)
-        made.course, made.born = Course(course), float(born)
-        made.judged_at, made.suspected = float(judged_at), float(suspected)
+        made.load_past(past)
         pairs = ((seen, like.seen), (tally, like.tally), (best, like.best))
         if any(one.shape != other.shape or one.dtype != other.dtype for one, other in pairs):
             raise StateError("accounts in a snapshot have other channels")
         counts = 0 <= seen[1] <= seen[0] and bool(((tally[0] >= 0) & (tally[0] <= tally[1])).all())
-        finite = math.isfinite(made.first_ts) and made.is_sound() and bool(np.isfinite(best).all())
+        finite = math.isfinite(made.first_ts) and bool(np.isfinite(best).all())
         if not counts or not finite or not made.told < math.inf or not made.told_ts < math.inf:
             raise StateError("accounts in a snapshot have no counts")
         return made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -52,8 +51,8 @@ class Crowds:
 
     Attributes
     ----------
-    watching
-        Since when it has looked.
+    launches
+        What was announced, and since when it is watched.
     memory
         Campaigns by name, and models whose accounts moved at the last look.
     """
@@ -61,8 +60,7 @@ class Crowds:
     def __init__(self, references: list[Reference], section: Section | None, params: Any, kernels: Kernels) -> None:
         self._references, self._params, self._kernels = references, params, kernels
         self._crowds = [None if section is None else Crowd.of(section.arrays, str(i)) for i in range(len(references))]
-        self._launches = Launches(params.launches)
-        self.watching = math.inf
+        self.launches = Launches(params.launches)
         self.memory = Memory(params.max_clients, 2.0 * HALF)
 
     @property
@@ -73,7 +71,7 @@ class Crowds:
 
     def look(self, interval: Interval, states: Iterable[tuple[str, Account]]) -> list[Told]:
         """What there is to tell, where an hour of event time has passed within the interval."""
-        self.watching = min(self.watching, interval.start)
+        self.launches.watch(interval.start)
         if not any(self._crowds) or interval.end // _HOUR <= interval.start // _HOUR:
             return []
         nulls, found = [reference.null for reference in self._references], []
@@ -95,10 +93,10 @@ class Crowds:
         by themselves. And not who hides a list or a prompt among other requests: its customers have nothing to hide.
         """
         told = judge(view, crowd, self.level, self._kernels)
-        launch = self._launches.of(self._references[number].model, now)
+        launch = self.launches.of(self._references[number].model, now)
         if told is None or launch is None or SEVERITY[told.kind] is Severity.INFO:
             return told, view
-        older = np.array([not launch.covers(account.recent.born, self.watching) for account in view.accounts])
+        older = np.array([account.recent.born < launch.since for account in view.accounts])
         if older[told.members].all():
             return told, view
         rest = view.only(older)

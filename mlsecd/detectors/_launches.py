@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from mlsecd.errors import StateError
 
-__all__ = ["Launch", "Launches", "Open", "watching_of"]
+__all__ = ["Announced", "Launch", "Launches", "Open"]
 
 _DAY: Final = 86_400.0
 _DAYS_MAX: Final = 31  # that one may last: it is an amnesty for who is odd and new
@@ -36,23 +36,16 @@ class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             raise ValueError(f"a launch lasts 1 to {_DAYS_MAX} days, and this one {days}")
 
 
+Announced = Annotated[
+    tuple[Launch, ...], Meta(max_length=100, description="announced launches, beside those of [[launches]]")
+]
+
+
 class Open(NamedTuple):
-    """A launch that is on since a moment, seconds."""
+    """A launch that is on: accounts that were first seen at ``since`` or later are its own."""
 
     since: float
     reason: str
-
-    def covers(self, born: float, watching: float) -> bool:
-        """Whether an account is new since it began.
-
-        Parameters
-        ----------
-        born
-            When the account was first seen.
-        watching
-            Since when anybody looks. Where that is later than the launch, who comes within a day was there before.
-        """
-        return born >= (self.since if watching <= self.since else watching + _DAY)
 
     @property
     def words(self) -> str:
@@ -61,32 +54,47 @@ class Open(NamedTuple):
 
 
 class Launches:
-    """Answers by event time whether a launch of a model is on."""
+    """Answers by event time whether a launch of a model is on, to one who looks since some moment."""
 
     def __init__(self, rows: Iterable[Launch]) -> None:
         self._rows = [(row.model, Open(_start(row.begins), row.reason), _start(row.ends) + _DAY) for row in rows]
+        self._watching = math.inf
+
+    def watch(self, ts: float) -> None:
+        """Note a moment at which accounts are looked at."""
+        self._watching = min(self._watching, ts)
 
     def of(self, model: str, ts: float) -> Open | None:
-        """The launch of a model that is on; of several, the one that began first."""
+        """The launch of a model that is on; of several, the one that began first.
+
+        Who began to look only after it did takes nobody for new who comes within a day: they were there before.
+        """
         on = [one for glob, one, until in self._rows if one.since <= ts < until and fnmatch.fnmatchcase(model, glob)]
-        return min(on, default=None)
+        if not on:
+            return None
+        first = min(on)
+        return first if self._watching <= first.since else first._replace(since=self._watching + _DAY)
+
+    def dump(self) -> float:
+        """What a snapshot holds: since when anybody looks."""
+        return self._watching
+
+    def loaded(self, dumped: float) -> Launches:
+        """The same launches to one who looks since what :meth:`dump` gave.
+
+        Raises
+        ------
+        StateError
+            It is no moment.
+        """
+        made = Launches(())
+        made._rows, made._watching = self._rows, float(dumped)
+        if not made._watching > -math.inf:
+            raise StateError("a snapshot does not say since when it was made")
+        return made
 
 
 def _start(date: str) -> float:
     return datetime.datetime.combine(
         datetime.date.fromisoformat(date), datetime.time(), tzinfo=datetime.UTC
     ).timestamp()
-
-
-def watching_of(dumped: float) -> float:
-    """Since when anybody looks, out of a snapshot; infinity: nobody has yet.
-
-    Raises
-    ------
-    StateError
-        It is no moment.
-    """
-    watching = float(dumped)
-    if not watching > -math.inf:
-        raise StateError("a snapshot does not say since when it was made")
-    return watching

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from mlsecd.detectors._told import is_lately
 from mlsecd.errors import StateError
 
-__all__ = ["DAY", "Course", "Past", "Season", "Seasons"]
+__all__ = ["DAY", "Course", "Past", "Season", "Seasons", "born_of"]
 
 DAY: Final = 86_400.0
 _LATELY: Final = 21_600.0
@@ -71,9 +71,29 @@ class Past:
         judged_at, course = max(self.judged_at, other.judged_at), max(self.course, other.course)
         return Past(born=min(self.born, other.born), judged_at=judged_at, course=course)
 
-    def is_sound(self) -> bool:
-        """Whether a snapshot's may be taken."""
-        return math.isfinite(self.born) and self.judged_at < math.inf and self.suspected > -math.inf
+    def dump_past(self) -> list[Any]:
+        """What a snapshot holds of it."""
+        return [self.born, self.judged_at, self.suspected, self.course]
+
+    def load_past(self, dumped: list[Any]) -> None:
+        """Take what :meth:`dump_past` gave.
+
+        Raises
+        ------
+        StateError
+            It is at no time.
+        """
+        *times, course = dumped
+        (self.born, self.judged_at, self.suspected), self.course = map(float, times), Course(course)
+        if not math.isfinite(self.born) or not self.judged_at < math.inf or not self.suspected > -math.inf:
+            raise StateError("accounts in a snapshot have a past at no time")
+
+
+def born_of(name: str, references: int, find: Callable[[str], Past | None]) -> float:
+    """When an account's client was first seen, whatever model and vectors it sent then; ``find`` knows its own name."""
+    rest = name.partition(":")[2]
+    pasts = (find(f"{number}:{rest}") for number in range(references))
+    return min(past.born for past in pasts if past is not None)
 
 
 class Season(NamedTuple):
@@ -118,16 +138,20 @@ class Seasons:
         """Note what accounts show, by name; synthetic ones apart."""
         crowds: dict[str, dict[str, Past]] = {crowd: {} for crowd in self._on}
         for name, past in accounts:
-            number, synthetic, client = name.split(":", 2)
-            crowd = crowds.setdefault(f"{self._firsts[int(number)]}:{synthetic}", {})
+            key, client = self._place(name)
+            crowd = crowds.setdefault(key, {})
             crowd[client] = past if client not in crowd else past.with_other(crowd[client])
         looked = {crowd: _season(own.values(), now, self._on.get(crowd)) for crowd, own in sorted(crowds.items())}
         self._on = {crowd: season for crowd, season in looked.items() if season is not None}
 
     def of(self, name: str) -> Season | None:
         """The season of an account's crowd, if there is one."""
-        number, synthetic, _ = name.split(":", 2)
-        return self._on.get(f"{self._firsts[int(number)]}:{synthetic}")
+        return self._on.get(self._place(name)[0])
+
+    def _place(self, name: str) -> tuple[str, str]:
+        """An account's crowd, and its client."""
+        number, synthetic, client = name.split(":", 2)
+        return f"{self._firsts[int(number)]}:{synthetic}", client
 
     def state(self) -> str:
         """Why certificates do not hold just now; empty: they do."""

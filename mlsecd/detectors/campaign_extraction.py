@@ -27,8 +27,8 @@ from mlsecd.detectors._extraction_calibration import MIN_QUERIES
 from mlsecd.detectors._extraction_fit import NEEDED
 from mlsecd.detectors._extraction_groups import Group, crowd_of, groups_of, route
 from mlsecd.detectors._extraction_state import TICK
-from mlsecd.detectors._launches import Launch, Launches, watching_of
-from mlsecd.detectors._seasons import DAY, Seasons
+from mlsecd.detectors._launches import Announced, Launches
+from mlsecd.detectors._seasons import DAY, Seasons, born_of
 from mlsecd.detectors._waiting import WAITING_MAX, Waiting
 from mlsecd.detectors.base import Detector, DetectorState, Fit, Interval, Maturity, Section, Standing
 from mlsecd.errors import MALFORMED, BaselineError, StateError
@@ -62,9 +62,7 @@ class Params(base.Params, frozen=True):
     links: Annotated[
         Links, Meta(max_length=10_000, description="groups that you know of, as lines of CSV: a name, then its clients")
     ] = ()
-    launches: Annotated[
-        tuple[Launch, ...], Meta(max_length=100, description="announced launches, beside those of [[launches]]")
-    ] = ()
+    launches: Announced = ()
     max_compared_rows: Annotated[
         int,
         Meta(ge=256, le=1 << 17, multiple_of=128, description="latest queries that others are compared with, a model"),
@@ -127,8 +125,7 @@ class CampaignExtraction(Detector):
         self._counts = {"unscored": 0, "refused": 0}
         self._waiting = Waiting(_NEEDED)
         self._groups = Groups(params.links)
-        self._launches, self._watching = Launches(params.launches), math.inf
-        self._seasons = Seasons([view.model for view in self._views])
+        self._launches, self._seasons = Launches(params.launches), Seasons([view.model for view in self._views])
         for view, null in zip(self._views, self._nulls, strict=True):
             rehearse(view, null, kernels)
 
@@ -187,7 +184,7 @@ class CampaignExtraction(Detector):
     def close(self, interval: Interval, states: Iterable[tuple[str, Any]]) -> list[Finding]:
         """Hold accounts against each other, and look for campaigns where an hour (a 24th of the epoch) has passed."""
         accounts: list[tuple[str, Sketch]] = list(states)
-        self._watching = min(self._watching, interval.start)
+        self._launches.watch(interval.start)
         waiting: list[list[tuple[str, Sketch]]] = [[] for _ in self._views]
         for name, sketch in accounts:
             if sketch.pending.count:
@@ -233,7 +230,7 @@ class CampaignExtraction(Detector):
             excuse = self._excuse(crowd, now, held)
             told = verdict if excuse is None else excused(verdict, crowd, excuse, self._level, self.kernels)
             synthetic = key.endswith(":1")
-            found += [self._tell(now, one, crowd, synthetic=synthetic) for one in told.campaigns]
+            found += [self._tell(now, one, held, crowd, synthetic=synthetic) for one in told.campaigns]
             self._memory.looked(key, moving=told.moving)
             if told.shift is not None:
                 found.append(self._tell_shift(now, told.shift, crowd, synthetic=synthetic))
@@ -252,21 +249,14 @@ class CampaignExtraction(Detector):
         launch = self._launches.of(crowd.view.model, now)
         if launch is None:
             return None
-        new = [launch.covers(self._born(name, held), self._watching) for name in crowd.names]
+        new = [born_of(name, len(self._views), held.get) >= launch.since for name in crowd.names]
         return Excuse(np.array(new), launch.words, season=False)
 
-    def _born(self, name: str, held: dict[str, Sketch]) -> float:
-        """When an account's client was first seen, whatever model and vectors it sent then."""
-        rest = name.partition(":")[2]
-        names = (f"{number}:{rest}" for number in range(len(self._views)))
-        return min(held[one].born for one in names if one in held)
-
-    def _tell(self, now: float, group: Campaign, crowd: Crowd, *, synthetic: bool) -> Finding:
+    def _tell(self, now: float, group: Campaign, held: dict[str, Sketch], crowd: Crowd, *, synthetic: bool) -> Finding:
         """A campaign, under the name that it was told by before if it goes on."""
         # near-duplicates or mere distance, or oddness while everybody has been moving for half a day: alone a ticket
         doubtful = {*LOOKALIKES, *DISTANCE, *(ODDNESS if self._memory.moving(crowd_of(group.members[0])) else ())}
         name, earlier = self._memory.name(group.members, now)
-        held = dict(zip(crowd.names, crowd.sketches, strict=True))
         sketches = [held[member] for member in group.members]
         for sketch in sketches:
             sketch.suspected = min(sketch.suspected, now)
@@ -331,7 +321,7 @@ class CampaignExtraction(Detector):
             "others": [others.dump() for others in self._others],
             "clock": [self._epoch, self._look],
             "memory": self._memory.dump(),
-            "excuses": [self._watching, self._seasons.dump()],
+            "excuses": [self._launches.dump(), self._seasons.dump()],
             "counts": [*self._counts.values(), self._sketches.evicted, self._sketches.refused, self._sketches.kept],
         }
         return pack(_SNAPSHOT, state)
@@ -352,7 +342,7 @@ class CampaignExtraction(Detector):
             unscored, refused, evicted, turned_away, kept = map(int, state["counts"])
             memory = Memory.load(self.params.max_clients, self.params.epoch_seconds, state["memory"])
             watching, seasons = state["excuses"]
-            watching, seasons = watching_of(watching), self._seasons.loaded(seasons)
+            launches, seasons = self._launches.loaded(watching), self._seasons.loaded(seasons)
             if clock[0] is not None and not math.isfinite(clock[0]):
                 raise StateError("the looks in a snapshot have no beginning")
             self._sketches.load(sketches, kept)
@@ -361,7 +351,7 @@ class CampaignExtraction(Detector):
         self._waiting.take()
         self._sketches.evicted, self._sketches.refused = evicted, turned_away
         (self._epoch, self._look), self._others, self._memory = clock, others, memory
-        self._watching, self._seasons = watching, seasons
+        self._launches, self._seasons = launches, seasons
         self._counts = {"unscored": unscored, "refused": refused}
 
     def _fingerprint(self) -> str:

@@ -35,7 +35,6 @@ from mlsecd.detectors._extraction_words import (
     reason_of_hiding,
     reason_of_together,
 )
-from mlsecd.detectors._launches import watching_of
 from mlsecd.detectors._sections import left_out_of
 from mlsecd.detectors.base import Detector, DetectorState, Fit, Interval, Maturity, Section, Standing
 from mlsecd.errors import MALFORMED, BaselineError, StateError
@@ -354,7 +353,7 @@ class ExtractionAccount(Detector):
             "mismatch_run": self._mismatch_run,
             "accounts": self._accounts.dump(),
             "hideouts": self._hideouts.dump(),
-            "excuses": [self._excuses.watching, self._excuses.seasons.dump()],
+            "excuses": [self._excuses.launches.dump(), self._excuses.seasons.dump()],
         }
         return pack(_SNAPSHOT, state)
 
@@ -368,12 +367,12 @@ class ExtractionAccount(Detector):
             run = int(state["mismatch_run"])
             accounts, hideouts = self._accounts.loaded(state["accounts"]), self._hideouts.loaded(state["hideouts"])
             watching, seasons = state["excuses"]
-            watching, seasons = watching_of(watching), self._excuses.seasons.loaded(seasons)
+            launches, seasons = self._excuses.launches.loaded(watching), self._excuses.seasons.loaded(seasons)
         except MALFORMED as error:
             raise StateError(f"a snapshot of {self.name} is damaged: {error}") from error
         self._counts, self._mismatch_run = counts, run
         self._accounts, self._hideouts = accounts, hideouts
-        self._excuses.watching, self._excuses.seasons = watching, seasons
+        self._excuses.launches, self._excuses.seasons = launches, seasons
 
     def _fingerprint(self) -> str:
         """What the counts were counted against."""

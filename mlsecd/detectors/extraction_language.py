@@ -19,7 +19,6 @@ from mlsecd.detectors._language_channels import Reference, encode
 from mlsecd.detectors._language_crowds import Crowds, Told
 from mlsecd.detectors._language_resellers import Resellers
 from mlsecd.detectors._language_standing import Calibration, evidence_of, reason_of
-from mlsecd.detectors._launches import watching_of
 from mlsecd.detectors._parameters_books import TICK, Names, Rooms, Who, subject_of
 from mlsecd.detectors._told import is_lately
 from mlsecd.detectors.base import Detector, DetectorState, Fit, Interval, Maturity, Section, Standing
@@ -247,7 +246,7 @@ class ExtractionLanguage(Detector):
             "counts": [self._counts[name] for name in _COUNTERS],
             "accounts": self._accounts.dump(Account.dump),
             "resellers": self._resellers.dump(),
-            "crowds": [self._crowds.watching, self._crowds.memory.dump()],
+            "crowds": [self._crowds.launches.dump(), self._crowds.memory.dump()],
         }
         return pack(_SNAPSHOT, state)
 
@@ -261,12 +260,12 @@ class ExtractionLanguage(Detector):
             counts = dict(zip(_COUNTERS, map(int, state["counts"]), strict=True))
             accounts.load(state["accounts"], Account.load)
             watching, remembered = state["crowds"]
-            watching, memory = watching_of(watching), self._crowds.remembered(remembered)
+            launches, memory = self._crowds.launches.loaded(watching), self._crowds.remembered(remembered)
             self._resellers.load(state["resellers"])
         except MALFORMED as error:
             raise StateError(f"a snapshot of {self.name} is damaged: {error}") from error
         self._counts, self._accounts = counts, accounts
-        self._crowds.watching, self._crowds.memory = watching, memory
+        self._crowds.launches, self._crowds.memory = launches, memory
 
     def _fingerprint(self) -> str:
         """What the counts were counted against."""

@@ -268,17 +268,6 @@ def test_an_announced_launch_is_a_shift_and_hides_nobody_who_was_there_before() 
     assert "campaign" in {one.subject_kind for one in late}, "it is over"
 
 
-def test_a_client_is_as_old_as_in_any_view_or_model() -> None:
-    detector = make()
-    view = detector._views[0]
-    detector._views *= 2
-    held = {"0:0:a": Sketch.new(view), "1:0:a": Sketch.new(view), "1:1:a": Sketch.new(view)}
-    for born, sketch in zip((3.0, 5.0, 1.0), held.values(), strict=True):
-        sketch.born = born
-    assert detector._born("1:0:a", held) == 3.0
-    assert detector._born("1:1:a", held) == 1.0, "synthetic ones apart"
-
-
 def campaign_of(channel: str, *names: str) -> Campaign:
     return Campaign(names, (Channel(channel, len(names), 0.5, 0.01, 1e-9),), 9.0, 3.0)
 

@@ -6,10 +6,16 @@ import math
 import msgspec
 import pytest
 
-from mlsecd.detectors._launches import Launch, Launches, Open, watching_of
+from mlsecd.detectors._launches import Launch, Launches, Open
 from mlsecd.errors import StateError
 
 DAY = 86_400.0
+
+
+def watched(*rows: Launch) -> Launches:
+    launches = Launches(rows)
+    launches.watch(0.0)
+    return launches
 
 
 def at(day: str) -> float:
@@ -22,7 +28,7 @@ def launch(**columns: str | None) -> Launch:
 
 
 def test_a_launch_is_on_from_its_first_day_to_its_last() -> None:
-    launches = Launches([launch()])
+    launches = watched(launch())
     begins, ends = at("2027-01-11"), at("2027-01-25")
     assert launches.of("m", begins) == launches.of("m", ends - 1.0) == Open(begins, "scanner 2.0")
     assert launches.of("m", begins - 1.0) is None
@@ -30,13 +36,13 @@ def test_a_launch_is_on_from_its_first_day_to_its_last() -> None:
 
 
 def test_a_launch_is_of_the_models_that_it_names() -> None:
-    launches = Launches([launch(model="faces-*")])
+    launches = watched(launch(model="faces-*"))
     assert launches.of("faces-2", at("2027-01-12")) is not None
     assert launches.of("digits", at("2027-01-12")) is None
 
 
 def test_of_two_launches_the_first_says_who_is_new() -> None:
-    launches = Launches([launch(begins="2027-01-12", reason="second"), launch(reason="first")])
+    launches = watched(launch(begins="2027-01-12", reason="second"), launch(reason="first"))
     assert launches.of("m", at("2027-01-13")) == Open(at("2027-01-11"), "first")
 
 
@@ -59,15 +65,32 @@ def test_what_is_no_launch_is_refused(columns: dict[str, str | None]) -> None:
 
 
 def test_who_is_new_is_new_to_those_who_look() -> None:
-    on = Open(10 * DAY, "why")
-    assert on.covers(10 * DAY, watching=0.0)
-    assert not on.covers(10 * DAY - 1.0, watching=0.0)
-    assert not on.covers(12 * DAY - 1.0, watching=11 * DAY), "who comes within a day was there before"
-    assert on.covers(12 * DAY, watching=11 * DAY)
-    assert not on.covers(11 * DAY, watching=math.inf), "nobody has looked yet"
-    assert watching_of(11 * DAY) == 11 * DAY
+    begins = at("2027-01-11")
+
+    def since(watching: float | None) -> float:
+        launches = Launches([launch()])
+        if watching is not None:
+            launches.watch(watching)
+        on = launches.of("m", begins + 2 * DAY)
+        assert on is not None
+        return on.since
+
+    assert since(begins - DAY) == since(begins) == begins
+    assert since(begins + DAY) == begins + 2 * DAY, "who comes within a day was there before"
+    assert since(None) == math.inf, "nobody has looked yet"
+
+
+def test_since_when_somebody_looks_goes_through_a_snapshot() -> None:
+    launches = Launches([launch()])
+    launches.watch(at("2027-01-13"))
+    launches.watch(at("2027-01-12"))
+    launches.watch(at("2027-01-14"))
+    again = launches.loaded(launches.dump())
+    on = at("2027-01-20")
+    assert again.of("m", on) == launches.of("m", on) == Open(at("2027-01-13"), "scanner 2.0")
+    assert Launches([launch()]).loaded(math.inf).of("m", on) == Open(math.inf, "scanner 2.0")
     with pytest.raises(StateError):
-        watching_of(math.nan)
+        launches.loaded(math.nan)
 
 
 def test_a_launch_may_last_one_day_or_a_month() -> None:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from mlsecd.detectors._seasons import DAY, Course, Past, Season, Seasons
+from mlsecd.detectors._seasons import DAY, Course, Past, Season, Seasons, born_of
 from mlsecd.errors import StateError
 
 HOUR = 3_600.0
@@ -101,6 +101,12 @@ def test_a_client_of_two_views_is_one() -> None:
     assert seasons.of("0:0:c0") is None, "five accounts, not ten"
 
 
+def test_a_client_is_as_old_as_in_any_view_or_model() -> None:
+    held = {name: Past(born=born) for name, born in (("0:0:a", 3.0), ("1:0:a", 5.0), ("1:1:a", 1.0))}
+    assert born_of("1:0:a", 2, held.get) == 3.0
+    assert born_of("1:1:a", 2, held.get) == 1.0, "synthetic ones apart"
+
+
 def test_synthetic_accounts_have_a_season_of_their_own_that_is_nobodys_state() -> None:
     seasons = Seasons(["m"])
     seasons.look(named(crowd(0, 7, 2 * DAY), "0:1:"), 2 * DAY)
@@ -130,7 +136,10 @@ def test_seasons_go_through_a_snapshot() -> None:
 
 
 def test_a_past_at_no_time_is_none() -> None:
-    assert Past(born=0.0).is_sound()
+    good = Past(born=0.0, judged_at=1.0, suspected=2.0, course=Course.TURNED)
+    again = Past()
+    again.load_past(good.dump_past())
+    assert again == good
     for born, judged_at, suspected in (
         (math.nan, 0.0, 0.0),
         (math.inf, 0.0, 0.0),
@@ -139,4 +148,5 @@ def test_a_past_at_no_time_is_none() -> None:
         (0.0, 0.0, math.nan),
         (0.0, 0.0, -math.inf),
     ):
-        assert not Past(born=born, judged_at=judged_at, suspected=suspected).is_sound()
+        with pytest.raises(StateError):
+            Past().load_past([born, judged_at, suspected, Course.CALM])
